@@ -1,1 +1,108 @@
-fn main() {}
+//! Developer commands of Pillion: `cargo xtask check | test | demo | bench | codegen`.
+//!
+//! This program decides in which order other programs run and what counts as a failure of the
+//! house rules (`check`). It depends on no crate of the workspace, so that it builds in seconds
+//! and works while the rest does not compile. Everything else — compiling, testing, generating
+//! code, loading a proxy — is left to the tools that do it for a living.
+
+mod check;
+mod process;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::process::say;
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of Pillion", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Verify format, lints, dependencies, floors, sizes, names and generated files.
+    Check {
+        /// Run only the steps with these names.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+    },
+    /// Build the binaries, then run all tests (with cargo-nextest where present).
+    Test {
+        /// Passed on to the test runner.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Start a mesh of sample services on loopback, drive traffic, show what happens.
+    Demo {
+        /// Passed on to the demo; `--once` runs the script of events and exits.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Compile the wire contract into checked-in Rust.
+    Codegen {
+        /// Only verify that the checked-in files are fresh.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            process::complain(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let workspace = Workspace::open()?;
+    match &cli.command {
+        Command::Check { only } => check::run(&workspace, only),
+        Command::Test { args } => test(&workspace, args),
+        Command::Demo { args } => demo(&workspace, args),
+        Command::Codegen { check } => codegen(&workspace, *check),
+    }
+}
+
+/// Runs all tests; the harness finds the binaries of the mesh next to the test executables.
+fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
+    process::run(workspace.cargo().args(["build", "--workspace", "--bins"]))?;
+    if process::succeeds(workspace.cargo().args(["nextest", "--version"])) {
+        process::run(workspace.cargo().args(["nextest", "run", "--workspace"]).args(args))?;
+    } else {
+        say("cargo-nextest is not installed: using cargo test");
+        process::run(
+            workspace.cargo().args(["test", "--workspace", "--lib", "--bins", "--tests"]).args(args),
+        )?;
+    }
+    if args.is_empty() {
+        process::run(workspace.cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
+    }
+    Ok(())
+}
+
+/// Builds the mesh and becomes the demo, so that signals and the exit code are the demo's own.
+fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
+    process::run(workspace.cargo().args(["build", "--workspace", "--bins"]))?;
+    let program = workspace.binary("debug", "pillion-demo");
+    let error = process::become_program(&program, args);
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Has `pillion-xds` compile its own contract: the compiler of it is a dev-dependency over there.
+fn codegen(workspace: &Workspace, check: bool) -> Result<()> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["run", "--quiet", "--package", "pillion-xds", "--example", "codegen", "--"]);
+    if check {
+        cargo.arg("--check");
+    }
+    process::run(&mut cargo)
+}

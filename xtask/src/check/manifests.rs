@@ -1,0 +1,112 @@
+//! Who may depend on whom: the rules between packages, and packages nobody may bring in.
+//!
+//! The policy model and xtask are held to a list of what they may use; the others to a list of
+//! what they must not. Development dependencies are free except for our own packages. What
+//! arrives through others is seen in the lock file; `.deny.toml` has the full set of such rules.
+
+use super::Problems;
+use crate::workspace::{Package, Source};
+
+enum Rule {
+    Only(&'static [&'static str]),
+    Never(&'static [&'static str]),
+}
+
+const KUBERNETES: &[&str] = &["kube", "k8s-openapi", "gateway-api", "pillion-control-plane", "pillion-tests"];
+
+const PACKAGES: &[(&str, Rule)] = &[
+    (
+        "pillion-policy",
+        Rule::Only(&["http", "serde", "thiserror", "ipnet", "regex", "rustc-hash", "proptest"]),
+    ),
+    (
+        "pillion-xds",
+        Rule::Never(&["tokio", "hyper", "kube", "pillion-proxy", "pillion-control-plane", "pillion-tests"]),
+    ),
+    ("pillion-proxy", Rule::Never(KUBERNETES)),
+    ("pillion-control-plane", Rule::Never(&["pillion-proxy", "pillion-tests"])),
+    ("pillion-tests", Rule::Never(&["xtask"])),
+    ("xtask", Rule::Only(&["anyhow", "clap", "serde", "serde_json"])),
+];
+
+/// One TLS library, one provider of cryptography, pure Rust around them.
+const NOWHERE: &[&str] = &["openssl", "openssl-sys", "native-tls", "ring"];
+
+/// Checks the members' manifests and the lock file.
+pub(super) fn check(packages: &[Package], sources: &[Source]) -> Problems {
+    let mut problems = Vec::new();
+    for package in packages {
+        let Some((_, rule)) = PACKAGES.iter().find(|(name, _)| *name == package.name) else {
+            problems.push(format!("package `{}` is not one of the six of the plan", package.name));
+            continue;
+        };
+        for dependency in &package.dependencies {
+            let name = dependency.name.as_str();
+            let is_ours = name.starts_with("pillion-") || name == "xtask";
+            if dependency.kind.as_deref() == Some("dev") && (!is_ours || name == package.name) {
+                continue;
+            }
+            let broken = match rule {
+                Rule::Only(names) => !names.contains(&name),
+                Rule::Never(names) => names.contains(&name),
+            };
+            if broken {
+                problems.push(format!("`{}` must not depend on `{name}`", package.name));
+            }
+        }
+    }
+    let lock = sources.iter().find(|source| source.path == "Cargo.lock");
+    for line in lock.iter().flat_map(|lock| lock.text.lines()) {
+        let name = line.strip_prefix("name = \"").and_then(|rest| rest.strip_suffix('"'));
+        if let Some(name) = name.filter(|name| NOWHERE.contains(name)) {
+            problems.push(format!("Cargo.lock brings in `{name}`, which .deny.toml bans"));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Dependency;
+
+    fn package(name: &str, dependencies: &[(&str, Option<&str>)]) -> Package {
+        let dependencies = dependencies
+            .iter()
+            .map(|(name, kind)| Dependency { name: (*name).to_owned(), kind: kind.map(str::to_owned) })
+            .collect();
+        Package { name: name.to_owned(), dependencies }
+    }
+
+    #[test]
+    fn the_model_does_no_input_or_output() {
+        assert_eq!(
+            check(&[package("pillion-policy", &[("http", None), ("serde", None)])], &[]),
+            Problems::new()
+        );
+        let found = check(&[package("pillion-policy", &[("tokio", None)])], &[]);
+        assert_eq!(found, ["`pillion-policy` must not depend on `tokio`"]);
+    }
+
+    #[test]
+    fn development_dependencies_are_free_except_our_own_packages() {
+        assert_eq!(check(&[package("pillion-xds", &[("tokio", Some("dev"))])], &[]), Problems::new());
+        assert_eq!(
+            check(&[package("pillion-control-plane", &[("pillion-proxy", Some("dev"))])], &[]).len(),
+            1
+        );
+        assert_eq!(check(&[package("xtask", &[("pillion-policy", Some("dev"))])], &[]).len(), 1);
+    }
+
+    #[test]
+    fn a_seventh_package_is_reported() {
+        assert_eq!(check(&[package("pillion-extra", &[])], &[]).len(), 1);
+    }
+
+    #[test]
+    fn banned_packages_are_found_in_the_lock_file() {
+        let text = "[[package]]\nname = \"openssl-sys\"\nversion = \"1\"\n".to_owned();
+        let lock = Source { path: "Cargo.lock".to_owned(), text };
+        assert_eq!(check(&[], &[lock]).len(), 1);
+    }
+}
