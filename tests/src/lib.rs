@@ -1,1 +1,32 @@
-//! placeholder
+//! Harness of the end-to-end tests, sample services and demo of Pillion.
+//!
+//! Everything here drives the real binaries over loopback: [`Mesh`] starts a control plane, sidecars
+//! and services; [`Client`], [`Wire`] and [`Load`] send traffic; [`eventually`] waits, with a bound,
+//! for a state to be reached. The tests themselves are in `tests/tests`, one file per feature.
+
+pub mod address;
+pub mod body;
+pub mod client;
+pub mod control_plane;
+pub mod dial;
+pub mod load;
+pub mod mesh;
+pub mod metrics;
+pub mod policy;
+pub mod process;
+pub mod shop;
+pub mod sidecar;
+pub mod task;
+pub mod wait;
+pub mod wire;
+
+pub use client::{Client, Reply};
+pub use control_plane::ControlPlane;
+pub use load::{Load, Report, burst};
+pub use mesh::{Instance, Mesh};
+pub use metrics::Metrics;
+pub use policy::Policy;
+pub use process::Process;
+pub use sidecar::Sidecar;
+pub use wait::{eventually, within};
+pub use wire::Wire;

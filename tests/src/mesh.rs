@@ -1,0 +1,184 @@
+//! A whole mesh for one test: policy directory, control plane, service instances, sidecars.
+//!
+//! Services run in the test process, so that a test can ask them what they saw; control plane and
+//! sidecars are the real binaries. Files written before [`Mesh::start`] are in force once it returns.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use crate::control_plane::ControlPlane;
+use crate::policy::{Policy, TARGET_PORT};
+use crate::shop::{App, Identity, Service, Stats, serve};
+use crate::sidecar::{self, Sidecar};
+use crate::task::{self, Task};
+use crate::{address, client::Client};
+
+/// The parts of one mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    /// The policy in force.
+    pub policy: Policy,
+    control_plane: Option<ControlPlane>,
+    services: BTreeSet<String>,
+    pods: u32,
+}
+
+/// One instance of a service.
+#[derive(Debug)]
+pub struct Instance {
+    /// Its pod's name.
+    pub pod: String,
+    /// The address its pod is known by.
+    pub address: SocketAddr,
+    /// The app, if it is a sample service.
+    app: Option<App>,
+    stop: Option<oneshot::Sender<()>>,
+    task: Task<()>,
+}
+
+impl Mesh {
+    /// An empty mesh; nothing runs yet.
+    pub fn new() -> Result<Self> {
+        Ok(Self { policy: Policy::new()?, control_plane: None, services: BTreeSet::new(), pods: 0 })
+    }
+
+    /// Starts the control plane on what the policy directory holds now.
+    pub async fn start(&mut self) -> Result<()> {
+        self.control_plane = Some(ControlPlane::start(self.policy.path()).await?);
+        Ok(())
+    }
+
+    /// The running control plane.
+    pub fn control_plane(&mut self) -> Result<&mut ControlPlane> {
+        self.control_plane.as_mut().context("the mesh has not been started")
+    }
+
+    /// A sidecar of this workload, still to be started; the control plane must run.
+    pub fn sidecar(&self, workload: &str) -> Result<sidecar::Builder> {
+        let control_plane = self.control_plane.as_ref().context("the mesh has not been started")?;
+        Ok(Sidecar::of(workload).control_plane(control_plane.xds))
+    }
+
+    /// Starts the control plane, unless it runs, and a sidecar for the calls of a test.
+    pub async fn caller(&mut self) -> Result<(Sidecar, Client)> {
+        if self.control_plane.is_none() {
+            self.start().await?;
+        }
+        let sidecar = self.sidecar("caller")?.start().await?;
+        let client = sidecar.app();
+        Ok((sidecar, client))
+    }
+
+    /// Adds an instance of a sample service, and the Service if it is the first.
+    pub async fn serve(&mut self, service: &str, version: &str) -> Result<Instance> {
+        let (pod, ip) = self.name_pod(service, version)?;
+        let instance = Instance::sample(service, version, &pod, SocketAddr::new(ip, TARGET_PORT)).await?;
+        self.expose(service, version, &pod, ip)?;
+        Ok(instance)
+    }
+
+    /// Adds an instance of a sample service behind a sidecar of its own; needs the control plane.
+    pub async fn serve_meshed(&mut self, service: &str, version: &str) -> Result<(Instance, Sidecar)> {
+        let (pod, ip) = self.name_pod(service, version)?;
+        let app = Instance::sample(service, version, &pod, address::unused_at(TARGET_PORT)?).await?;
+        let sidecar = self.sidecar(service)?.ip(ip).in_front_of(app.address, TARGET_PORT).start().await?;
+        self.expose(service, version, &pod, ip)?;
+        Ok((app, sidecar))
+    }
+
+    /// Adds an instance that treats each connection as `handle` does, at the level of bytes.
+    pub async fn serve_raw<F>(
+        &mut self,
+        service: &str,
+        handle: impl Fn(TcpStream) -> F + Clone + Send + Sync + 'static,
+    ) -> Result<Instance>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (pod, ip) = self.name_pod(service, "v1")?;
+        let instance = Instance::raw(&pod, SocketAddr::new(ip, TARGET_PORT), handle).await?;
+        self.expose(service, "v1", &pod, ip)?;
+        Ok(instance)
+    }
+
+    /// Adds a pod at an address where nothing listens.
+    pub fn serve_nothing(&mut self, service: &str, version: &str) -> Result<SocketAddr> {
+        let (pod, ip) = self.name_pod(service, version)?;
+        self.expose(service, version, &pod, ip)?;
+        Ok(SocketAddr::new(ip, TARGET_PORT))
+    }
+
+    /// Puts a pod that was removed back into the policy.
+    pub fn rejoin(&self, service: &str, version: &str, instance: &Instance) -> Result<()> {
+        self.policy.pod(&instance.pod, service, version, instance.address.ip())
+    }
+
+    fn name_pod(&mut self, service: &str, version: &str) -> Result<(String, IpAddr)> {
+        self.pods += 1;
+        Ok((format!("{service}-{version}-{}", self.pods), address::unused()?))
+    }
+
+    fn expose(&mut self, service: &str, version: &str, pod: &str, ip: IpAddr) -> Result<()> {
+        if self.services.insert(service.to_owned()) {
+            self.policy.service(service)?;
+        }
+        self.policy.pod(pod, service, version, ip)
+    }
+}
+
+impl Instance {
+    /// Starts a sample service in this process.
+    pub async fn sample(service: &str, version: &str, pod: &str, address: SocketAddr) -> Result<Self> {
+        let identity =
+            Identity { service: service.to_owned(), version: version.to_owned(), instance: pod.to_owned() };
+        let app = App::new(identity);
+        let listener = listen(address).await?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move { drop(stopped.await) };
+        let task = task::spawn(serve(listener, app.clone(), stopped));
+        Ok(Self { pod: pod.to_owned(), address, app: Some(app), stop: Some(stop), task })
+    }
+
+    /// Starts a server at the level of bytes in this process.
+    pub async fn raw<F>(
+        pod: &str,
+        address: SocketAddr,
+        handle: impl Fn(TcpStream) -> F + Clone + Send + Sync + 'static,
+    ) -> Result<Self>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = listen(address).await?;
+        let task = task::spawn(async move {
+            while let Ok((stream, _peer)) = listener.accept().await {
+                task::detach(handle(stream));
+            }
+        });
+        Ok(Self { pod: pod.to_owned(), address, app: None, stop: None, task })
+    }
+
+    /// The sample service itself.
+    pub fn app(&self) -> Result<&App> {
+        self.app.as_ref().context("this instance is no sample service")
+    }
+
+    /// What the sample service saw.
+    pub fn stats(&self) -> Result<&Stats> {
+        Ok(self.app()?.stats())
+    }
+
+    /// Stops accepting, finishes what is in flight, ends.
+    pub async fn stop(mut self) -> Result<()> {
+        drop(self.stop.take());
+        self.task.join().await
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}

@@ -1,0 +1,171 @@
+//! A sidecar: one `pillion-proxy` with listeners on a loopback address of its own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::address;
+use crate::client::Client;
+use crate::metrics::Metrics;
+use crate::process::Process;
+use crate::wait::{eventually, within};
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Sidecar {
+    /// The process.
+    pub process: Process,
+    /// Where the app sends its calls.
+    pub outbound: SocketAddr,
+    /// Where calls to the app arrive.
+    pub inbound: SocketAddr,
+    /// Probes, metrics and dumps.
+    pub admin: SocketAddr,
+}
+
+/// How a sidecar is started.
+#[derive(Debug)]
+pub struct Builder {
+    workload: String,
+    ip: Option<IpAddr>,
+    inbound_port: u16,
+    args: Vec<String>,
+    launcher: Vec<&'static str>,
+}
+
+impl Sidecar {
+    /// A sidecar of the workload of this name, with the defaults of a test.
+    pub fn of(workload: &str) -> Builder {
+        let args = ["--namespace", "default", "--service-account", workload, "--workload", workload];
+        let mut args: Vec<String> = args.map(str::to_owned).to_vec();
+        args.extend(["--workers", "1"].map(str::to_owned));
+        Builder { workload: workload.to_owned(), ip: None, inbound_port: 15006, args, launcher: Vec::new() }
+    }
+
+    /// An HTTP/1.1 client of the outbound listener: the app's side.
+    pub fn app(&self) -> Client {
+        Client::http1(self.outbound)
+    }
+
+    /// An HTTP/2 client of the outbound listener.
+    pub fn app_http2(&self) -> Client {
+        Client::http2(self.outbound)
+    }
+
+    /// Scrapes its metrics.
+    pub async fn metrics(&self) -> Result<Metrics> {
+        Metrics::scrape(self.admin).await
+    }
+
+    /// The text of one of the admin pages, such as `/config_dump`.
+    pub async fn page(&self, path: &str) -> Result<String> {
+        let reply = Client::http1(self.admin).get(&format!("http://{}{path}", self.admin)).send().await?;
+        Ok(reply.expect(200)?.text())
+    }
+
+    /// The status of `/ready`.
+    pub async fn readiness(&self) -> Result<u16> {
+        let reply = Client::http1(self.admin).get(&format!("http://{}/ready", self.admin)).send().await?;
+        Ok(reply.status.as_u16())
+    }
+
+    /// Asks it to drain.
+    pub async fn drain(&self) -> Result<()> {
+        Client::http1(self.admin).post(&format!("http://{}/drain", self.admin)).send().await?.expect(200)?;
+        Ok(())
+    }
+
+    /// Waits until a page of its admin port contains a text.
+    pub async fn shows(&self, path: &str, text: &str) -> Result<()> {
+        eventually(&format!("{text:?} in {path}"), || async {
+            let page = self.page(path).await?;
+            ensure!(page.contains(text), "the page is {page}");
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Builder {
+    /// Configured by the control plane at this address.
+    pub fn control_plane(self, xds: SocketAddr) -> Self {
+        self.arg("--control-plane", &format!("http://{xds}"))
+    }
+
+    /// Sits in front of the app at this address, and takes `port` of the pod's own address.
+    pub fn in_front_of(mut self, app: SocketAddr, port: u16) -> Self {
+        self.inbound_port = port;
+        self.arg("--inbound-app", &app.to_string())
+    }
+
+    /// The pod's address; a fresh one if not given.
+    pub fn ip(mut self, ip: IpAddr) -> Self {
+        self.ip = Some(ip);
+        self
+    }
+
+    /// One more flag with its value; a flag given twice takes the later value.
+    pub fn arg(mut self, flag: &str, value: &str) -> Self {
+        if let Some(at) = self.args.iter().position(|arg| arg == flag) {
+            self.args.drain(at..at + 2);
+        }
+        self.args.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Started by a launcher, such as `prlimit --nofile=64`.
+    pub fn launched_by(mut self, launcher: &[&'static str]) -> Self {
+        self.launcher = launcher.to_vec();
+        self
+    }
+
+    /// Starts it without waiting for readiness.
+    pub fn spawn(self) -> Result<Sidecar> {
+        let ip = self.ip.map_or_else(address::unused, Ok)?;
+        let outbound = SocketAddr::new(ip, 15001);
+        let inbound = SocketAddr::new(ip, self.inbound_port);
+        let admin = SocketAddr::new(ip, 15000);
+        let mut args = self.args;
+        for (flag, value) in [
+            ("--pod-ip", ip.to_string()),
+            ("--outbound-addr", outbound.to_string()),
+            ("--inbound-addr", inbound.to_string()),
+            ("--admin-addr", admin.to_string()),
+        ] {
+            if !args.iter().any(|arg| arg == flag) {
+                args.extend([flag.to_owned(), value]);
+            }
+        }
+        let name = format!("sidecar of {}", self.workload);
+        let process = Process::start_with(&name, "pillion-proxy", &args, &self.launcher)?;
+        Ok(Sidecar { process, outbound, inbound, admin })
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(self) -> Result<Sidecar> {
+        let mut sidecar = self.spawn()?;
+        let admin = sidecar.admin;
+        ready(&mut sidecar.process, admin).await?;
+        Ok(sidecar)
+    }
+}
+
+/// Waits for `/ready` on an admin port, or for the process to end.
+pub(crate) async fn ready(process: &mut Process, admin: SocketAddr) -> Result<()> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        process.ensure_running()?;
+        let probe = within(Duration::from_millis(300), "ready", || async {
+            let reply = Client::http1(admin).get(&format!("http://{admin}/ready")).send().await?;
+            reply.expect(200).context("not ready")
+        });
+        match probe.await {
+            Ok(_) => return Ok(()),
+            Err(error) if tokio::time::Instant::now() > deadline => {
+                return Err(error.context(format!("not ready in time; it wrote:\n{}", process.log().text())));
+            }
+            Err(_) => {}
+        }
+    }
+}
