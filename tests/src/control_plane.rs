@@ -32,9 +32,19 @@ impl ControlPlane {
 
     /// Starts one at these addresses and waits until it is ready.
     pub async fn start_at(source: &Path, xds: SocketAddr, admin: SocketAddr) -> Result<Self> {
-        let mut process = spawn(source, xds, admin)?;
-        ready(&mut process, admin).await?;
-        Ok(Self { process, xds, admin, source: source.to_owned() })
+        let mut started = Self::spawn(source, xds, admin)?;
+        started.wait_ready().await?;
+        Ok(started)
+    }
+
+    /// Starts one at these addresses without waiting for readiness.
+    pub fn spawn(source: &Path, xds: SocketAddr, admin: SocketAddr) -> Result<Self> {
+        Ok(Self { process: spawn(source, xds, admin)?, xds, admin, source: source.to_owned() })
+    }
+
+    /// Waits until it is ready; fails if it ends.
+    pub async fn wait_ready(&mut self) -> Result<()> {
+        ready(&mut self.process, self.admin).await
     }
 
     /// Kills it, as a crash would.
@@ -45,7 +55,7 @@ impl ControlPlane {
     /// Starts it again at the same addresses after [`ControlPlane::kill`].
     pub async fn restart(&mut self) -> Result<()> {
         self.process = spawn(&self.source, self.xds, self.admin)?;
-        ready(&mut self.process, self.admin).await
+        self.wait_ready().await
     }
 
     /// Scrapes its metrics.

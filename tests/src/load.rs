@@ -39,7 +39,7 @@ pub struct Report {
     pub failures: u64,
     /// Why, for the first of them.
     pub reasons: Vec<String>,
-    /// Successes by the `x-version` of the app that answered.
+    /// Successes by the version of the app that answered; the shop's front tells its order service's.
     pub by_version: BTreeMap<String, u64>,
     /// Successes by the `x-instance` of the app that answered.
     pub by_instance: BTreeMap<String, u64>,
@@ -92,6 +92,23 @@ impl Report {
         Ok(())
     }
 
+    /// Adds what another report holds.
+    pub fn merge(&mut self, other: &Self) {
+        self.successes += other.successes;
+        self.failures += other.failures;
+        let room = KEPT_FAILURES.saturating_sub(self.reasons.len());
+        self.reasons.extend(other.reasons.iter().take(room).cloned());
+        for (mine, theirs) in
+            [(&mut self.by_version, &other.by_version), (&mut self.by_instance, &other.by_instance)]
+        {
+            for (key, count) in theirs {
+                *mine.entry(key.clone()).or_default() += count;
+            }
+        }
+        // Both histograms have the same bounds, so this cannot fail.
+        let _ = self.latency.add(&other.latency);
+    }
+
     /// Counts one request that was due at `due` and has ended now.
     pub fn record(&mut self, due: Instant, outcome: Result<Reply>) {
         let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -100,7 +117,9 @@ impl Report {
         {
             Ok(reply) => {
                 self.successes += 1;
-                *self.by_version.entry(reply.header("x-version").to_owned()).or_default() += 1;
+                let order = reply.header("x-order-version");
+                let version = if order.is_empty() { reply.header("x-version") } else { order };
+                *self.by_version.entry(version.to_owned()).or_default() += 1;
                 *self.by_instance.entry(reply.header("x-instance").to_owned()).or_default() += 1;
             }
             Err(reason) => {

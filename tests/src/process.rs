@@ -99,10 +99,9 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, pid, log, quiet: false, _readers: readers })
     }
 
-    /// Says nothing when dropped.
-    pub fn quiet(mut self) -> Self {
+    /// Has it say nothing when dropped.
+    pub fn silence(&mut self) {
         self.quiet = true;
-        self
     }
 
     /// The process id.

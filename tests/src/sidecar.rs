@@ -70,6 +70,11 @@ impl Sidecar {
         Ok(reply.status.as_u16())
     }
 
+    /// Waits until it is ready; fails if it ends.
+    pub async fn wait_ready(&mut self) -> Result<()> {
+        ready(&mut self.process, self.admin).await
+    }
+
     /// Asks it to drain.
     pub async fn drain(&self) -> Result<()> {
         Client::http1(self.admin).post(&format!("http://{}/drain", self.admin)).send().await?.expect(200)?;
@@ -145,8 +150,7 @@ impl Builder {
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Result<Sidecar> {
         let mut sidecar = self.spawn()?;
-        let admin = sidecar.admin;
-        ready(&mut sidecar.process, admin).await?;
+        sidecar.wait_ready().await?;
         Ok(sidecar)
     }
 }

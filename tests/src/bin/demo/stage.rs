@@ -1,0 +1,215 @@
+//! The processes of the demo: started, stopped, crashed, and all gone at the end.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::{join_all, try_join_all};
+use pillion_tests::{Client, ControlPlane, Policy, Process, Sidecar, eventually};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::Signals;
+use crate::cast::{API, FILES, PODS, Pod, ROUTING, STAR};
+use crate::screen::Screen;
+
+const XDS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 1, 1)), 15010);
+const ADMIN: SocketAddr = SocketAddr::new(XDS.ip(), 15014);
+
+/// Longest wait for a process to end by itself.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// The running mesh.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) policy: Policy,
+    logs: TempDir,
+    control_plane: Option<ControlPlane>,
+    running: BTreeMap<&'static str, Running>,
+}
+
+/// The two processes of a pod.
+#[derive(Debug)]
+struct Running {
+    app: Process,
+    sidecar: Sidecar,
+}
+
+impl Stage {
+    /// An empty stage: a fresh policy directory, nothing runs.
+    pub(crate) fn new() -> Result<Self> {
+        let logs = tempfile::Builder::new().prefix("pillion-logs-").tempdir();
+        let logs = logs.context("cannot make a directory for the logs")?;
+        Ok(Self { policy: Policy::new()?, logs, control_plane: None, running: BTreeMap::new() })
+    }
+
+    /// Starts everything and waits until the front answers.
+    pub(crate) async fn open(&mut self, screen: &Screen) -> Result<()> {
+        for address in PODS.iter().flat_map(|pod| [pod.inbound(), pod.outbound(), pod.admin(), pod.app()]) {
+            let free = TcpListener::bind(address).await;
+            free.with_context(|| format!("{address} is in use: is another demo running?"))?;
+        }
+        for (name, yaml) in FILES {
+            self.policy.apply(name, yaml)?;
+        }
+        screen.say(&format!(
+            "  policy      {}  (edit it: a save is in force at once)",
+            self.policy.path().display()
+        ));
+        screen.say(&format!("  access logs {}", self.logs.path().display()));
+        let control_plane = self.control_plane.insert(ControlPlane::spawn(self.policy.path(), XDS, ADMIN)?);
+        control_plane.process.silence();
+        control_plane.wait_ready().await?;
+        screen.say(&format!("  control plane ready ({XDS})"));
+        for (pod, running) in try_join_all(PODS.map(|pod| self.start(pod))).await? {
+            self.running.insert(pod.name, running);
+        }
+        screen.say(&format!("  {} services ready, each with its sidecar", PODS.len()));
+        let client = Client::http1(API.inbound());
+        eventually("the shop's front answers", || async {
+            client.get("http://api/").send().await?.expect(200)
+        })
+        .await?;
+        screen.say("  the shop is open\n");
+        Ok(())
+    }
+
+    /// The processes of one pod, started and ready.
+    async fn start(&self, pod: Pod) -> Result<(Pod, Running)> {
+        let mut args = vec!["serve".to_owned()];
+        for (flag, value) in [
+            ("--role", pod.role.to_owned()),
+            ("--version", pod.version.to_owned()),
+            ("--instance", pod.name.to_owned()),
+            ("--listen", pod.app().to_string()),
+            ("--sidecar", pod.outbound().to_string()),
+        ] {
+            args.extend([flag.to_owned(), value]);
+        }
+        let mut app = Process::start(pod.name, "shop", &args)?;
+        app.silence();
+        let log = self.logs.path().join(format!("{}.log", pod.name));
+        let mut sidecar = Sidecar::of(pod.name)
+            .control_plane(XDS)
+            .ip(pod.ip())
+            .in_front_of(pod.app(), pod.inbound().port())
+            .arg("--service-account", pod.service)
+            .arg("--access-log", &log.display().to_string())
+            .spawn()?;
+        sidecar.process.silence();
+        sidecar.wait_ready().await?;
+        let client = Client::http1(pod.app());
+        eventually(pod.name, || async { client.get("http://app/health").send().await?.expect(200) }).await?;
+        app.ensure_running()?;
+        Ok((pod, Running { app, sidecar }))
+    }
+
+    /// Takes a pod out of the policy, so that no new request goes to it.
+    pub(crate) fn leave(&self, pod: Pod) -> Result<()> {
+        self.policy.delete(&pod.file())
+    }
+
+    /// Puts a pod into the policy.
+    pub(crate) fn join(&self, pod: Pod) -> Result<()> {
+        self.policy.apply(&pod.file(), pod.yaml())
+    }
+
+    /// Starts a pod that was stopped or has crashed; the policy does not name it yet.
+    pub(crate) async fn revive(&mut self, pod: Pod) -> Result<()> {
+        let (pod, running) = self.start(pod).await?;
+        self.running.insert(pod.name, running);
+        Ok(())
+    }
+
+    /// Stops a pod as a cluster does: drain, stop the app, stop the sidecar; each finishes its work.
+    pub(crate) async fn stop_pod(&mut self, pod: Pod) -> Result<()> {
+        let mut running =
+            self.running.remove(pod.name).with_context(|| format!("{} does not run", pod.name))?;
+        running.sidecar.drain().await?;
+        running.app.stop(GRACE).await?;
+        running.sidecar.process.stop(GRACE).await
+    }
+
+    /// Kills a pod's processes without a warning.
+    pub(crate) async fn crash(&mut self, pod: Pod) -> Result<()> {
+        let mut running =
+            self.running.remove(pod.name).with_context(|| format!("{} does not run", pod.name))?;
+        running.sidecar.process.kill().await?;
+        running.app.kill().await
+    }
+
+    /// The endpoints the front's sidecar knows.
+    pub(crate) async fn endpoints(&self) -> Result<String> {
+        let Some(api) = self.running.get(API.name) else { bail!("the front does not run") };
+        api.sidecar.page("/endpoints").await
+    }
+
+    /// Fails if a process that should run has ended.
+    pub(crate) fn ensure_running(&mut self) -> Result<()> {
+        if let Some(control_plane) = &mut self.control_plane {
+            control_plane.process.ensure_running()?;
+        }
+        for running in self.running.values_mut() {
+            running.app.ensure_running()?;
+            running.sidecar.process.ensure_running()?;
+        }
+        Ok(())
+    }
+
+    /// Adds to a failure what the process wrote that had ended by then, if one had.
+    pub(crate) fn blame(&mut self, failure: anyhow::Error) -> anyhow::Error {
+        match self.ensure_running() {
+            Ok(()) => failure,
+            Err(ended) => ended.context(failure),
+        }
+    }
+
+    /// Stops everything gracefully; a second signal, or time running out, kills.
+    pub(crate) async fn stop(mut self, signals: &mut Signals) {
+        let graceful = async {
+            let pods = self.running.values_mut().map(|running| async {
+                let app = running.app.stop(GRACE);
+                let sidecar = running.sidecar.process.stop(GRACE);
+                let _ = tokio::join!(app, sidecar);
+            });
+            join_all(pods).await;
+            if let Some(control_plane) = &mut self.control_plane {
+                let _ = control_plane.process.stop(GRACE).await;
+            }
+        };
+        tokio::select! {
+            () = graceful => {}
+            () = signals.any() => {}
+        }
+        // Whatever is left is killed when its handle is dropped here.
+    }
+
+    /// What a user may try now.
+    pub(crate) fn invitation(&self) -> String {
+        let (api, outbound, admin) = (API.inbound(), API.outbound(), API.admin());
+        let routing = self.policy.file(ROUTING);
+        let star = STAR.app();
+        format!(
+            "\nThe mesh stays up; Ctrl-C stops it. Try, from another terminal:\n\
+             \n  # the shop's front, as anybody and as a premium user\
+             \n  curl -s http://{api}/\
+             \n  curl -s -H 'user-type: premium' http://{api}/\
+             \n  # one call through the front's sidecar, as the front itself makes it\
+             \n  curl -si -H 'Host: order-service' http://{outbound}/\
+             \n  # a service that does not exist: the answer says why\
+             \n  curl -si -H 'Host: nowhere' http://{outbound}/\
+             \n  # edit the split and watch the table\
+             \n  sed -i 's/weight: 90/weight: 50/; s/weight: 10$/weight: 50/' {routing}\
+             \n  # make one instance of order-service fail half of its requests\
+             \n  curl -s -X POST -d '{{\"fail_percent\": 50}}' http://{star}/admin\
+             \n  # what the sidecar and the control plane know\
+             \n  curl -s http://{admin}/endpoints\
+             \n  curl -s http://{admin}/metrics\
+             \n  curl -s http://{ADMIN}/status\
+             \n  tail -f {logs}/api.log\n",
+            routing = routing.display(),
+            logs = self.logs.path().display(),
+        )
+    }
+}
