@@ -5,6 +5,7 @@
 //! and works while the rest does not compile. Everything else — compiling, testing, generating
 //! code, loading a proxy — is left to the tools that do it for a living.
 
+mod bench;
 mod check;
 mod process;
 mod workspace;
@@ -44,6 +45,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Measure Pillion side by side with Envoy, HAProxy and nginx.
+    Bench(bench::Options),
     /// Compile the wire contract into checked-in Rust.
     Codegen {
         /// Only verify that the checked-in files are fresh.
@@ -68,6 +71,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Check { only } => check::run(&workspace, only),
         Command::Test { args } => test(&workspace, args),
         Command::Demo { args } => demo(&workspace, args),
+        Command::Bench(options) => bench::run(&workspace, options),
         Command::Codegen { check } => codegen(&workspace, *check),
     }
 }

@@ -74,6 +74,13 @@ impl Workspace {
         self.target.join(profile).join(name)
     }
 
+    /// A directory for files that live as long as the build does.
+    pub(crate) fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let path = self.target.join(name);
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(path)
+    }
+
     /// Every text file that is, or could be, committed: path from the root, and content.
     pub(crate) fn sources(&self) -> Result<Vec<Source>> {
         let listing = process::output(Command::new("git").current_dir(&self.root).args([

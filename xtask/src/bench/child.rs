@@ -1,0 +1,81 @@
+//! Background programs of a measurement, and what the kernel says about them.
+//!
+//! A `Child` never outlives xtask: it is killed when dropped, and where `setpriv` exists the
+//! kernel kills it even if xtask itself is killed. Each peer runs as one process, so the readings
+//! of one process id are the whole peer.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+/// A running program.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: std::process::Child,
+}
+
+impl Child {
+    /// Starts `program` in `directory`, its output going to `output.log` in there.
+    pub(super) fn spawn(program: &Path, args: &[&str], directory: &Path) -> Result<Self> {
+        let log = fs::File::create(directory.join("output.log"))?;
+        let mut command = if process::succeeds(Command::new("setpriv").arg("--version")) {
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let process = command
+            .args(args)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stderr(log.try_clone()?)
+            .stdout(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { process })
+    }
+
+    /// Says whether the program still runs.
+    pub(super) fn is_running(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    /// CPU time that all threads of the program have used so far, in the kernel and out of it.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        // `setpriv` replaces itself by the program, so the id is the program's.
+        let id = self.process.id();
+        let mut total = Duration::ZERO;
+        for task in fs::read_dir(format!("/proc/{id}/task"))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            let nanos = text.split_whitespace().next().and_then(|word| word.parse().ok());
+            total += Duration::from_nanos(nanos.context("cannot read schedstat")?);
+        }
+        Ok(total)
+    }
+
+    /// Resident memory in MiB.
+    pub(super) fn rss(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmRSS in /proc")?.parse::<f64>()? / 1024.0)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A loopback port that was free a moment ago.
+pub(super) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

@@ -1,0 +1,285 @@
+//! The proxies that are compared, and how each is started for a scenario.
+//!
+//! Every peer gets the same: one process per hop, one or two workers, keep-alive on both sides, no
+//! access log, no admin traffic, no TLS. Otherwise each runs with its own defaults; the
+//! configurations are the files in `config/`. Pillion is configured the way users do it: Kubernetes
+//! objects in a directory, a control plane, a sidecar. Between two sidecars, Envoy and HAProxy are
+//! told to speak HTTP/2, nginx can only speak HTTP/1.1, Pillion does what it does by itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::child::{Child, free_port};
+use super::load::{Generators, Protocol};
+use super::{BODY, Scenario};
+use crate::process;
+
+/// How long a proxy has from its start to its first good answer.
+const START_SECONDS: u64 = 20;
+
+/// One column of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) kind: Kind,
+    pub(super) n_workers: u32,
+}
+
+/// A program, or none at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Pillion,
+    Envoy,
+    Haproxy,
+    Nginx,
+    Direct,
+}
+
+/// All peers, in the order in which they take turns.
+pub(super) const PEERS: &[Peer] = &[
+    Peer { kind: Kind::Pillion, n_workers: 1 },
+    Peer { kind: Kind::Envoy, n_workers: 1 },
+    Peer { kind: Kind::Haproxy, n_workers: 1 },
+    Peer { kind: Kind::Nginx, n_workers: 1 },
+    Peer { kind: Kind::Direct, n_workers: 1 },
+    Peer { kind: Kind::Pillion, n_workers: 2 },
+    Peer { kind: Kind::Envoy, n_workers: 2 },
+];
+
+impl Peer {
+    /// The name that `--only` takes and the tables show.
+    pub(super) fn name(self) -> String {
+        let name = match self.kind {
+            Kind::Pillion => "pillion",
+            Kind::Envoy => "envoy",
+            Kind::Haproxy => "haproxy",
+            Kind::Nginx => "nginx",
+            Kind::Direct => "direct",
+        };
+        if self.n_workers == 1 { name.to_owned() } else { format!("{name}-{}", self.n_workers) }
+    }
+
+    /// nginx of the common distributions speaks no HTTP/2 to an upstream.
+    pub(super) fn takes_part(self, scenario: Scenario) -> bool {
+        self.kind != Kind::Nginx || scenario != Scenario::Http2
+    }
+}
+
+/// Where the programs are; a missing one is left out of the comparison.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) nginx: PathBuf,
+    pub(super) haproxy: Option<PathBuf>,
+    pub(super) envoy: Option<PathBuf>,
+    pub(super) proxy: PathBuf,
+    pub(super) control_plane: PathBuf,
+}
+
+impl Programs {
+    /// Says whether the peer can be started on this machine.
+    pub(super) const fn have(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Haproxy => self.haproxy.is_some(),
+            Kind::Envoy => self.envoy.is_some(),
+            Kind::Pillion | Kind::Nginx | Kind::Direct => true,
+        }
+    }
+}
+
+/// The back end that every request ends at.
+#[derive(Debug)]
+pub(super) struct Backend {
+    _process: Child,
+    http1: u16,
+    http2: u16,
+}
+
+impl Backend {
+    /// Starts it: nginx, which answers out of its configuration.
+    pub(super) fn start(programs: &Programs, directory: &Path) -> Result<Self> {
+        let (http1, http2) = (free_port()?, free_port()?);
+        let config = include_str!("config/backend.conf")
+            .replace("@HTTP1@", &http1.to_string())
+            .replace("@HTTP2@", &http2.to_string())
+            .replace("@BODY@", BODY);
+        let process = nginx(programs, directory, &config)?;
+        Ok(Self { _process: process, http1, http2 })
+    }
+
+    const fn port(&self, protocol: Protocol) -> u16 {
+        match protocol {
+            Protocol::Http1 => self.http1,
+            Protocol::Http2 => self.http2,
+        }
+    }
+}
+
+/// A peer that answers.
+#[derive(Debug)]
+pub(super) struct Running {
+    /// The processes whose cost is counted.
+    pub(super) proxies: Vec<Child>,
+    /// Where requests go.
+    pub(super) port: u16,
+    _control_plane: Option<Child>,
+}
+
+/// Starts a peer for a scenario and waits until it answers; its files go into `directory`.
+pub(super) fn start(
+    peer: Peer,
+    scenario: Scenario,
+    programs: &Programs,
+    backend: &Backend,
+    directory: &Path,
+) -> Result<Running> {
+    let target = backend.port(scenario.upstream());
+    let mut running = match peer.kind {
+        Kind::Direct => Running { proxies: Vec::new(), port: target, _control_plane: None },
+        Kind::Pillion => pillion(peer, scenario, programs, target, directory)?,
+        Kind::Envoy | Kind::Haproxy | Kind::Nginx => chain(peer, scenario, programs, target, directory)?,
+    };
+    let start = process::now();
+    let generators = Generators { oha: None };
+    while !generators.probe(scenario.downstream(), running.port) {
+        let all_run = running.proxies.iter_mut().all(Child::is_running);
+        if !all_run || start.elapsed().as_secs() > START_SECONDS {
+            bail!("{} does not answer; its output is in {}", peer.name(), directory.display());
+        }
+        super::pause();
+    }
+    Ok(running)
+}
+
+/// One process per hop, last hop first, each with the next as its target.
+fn chain(
+    peer: Peer,
+    scenario: Scenario,
+    programs: &Programs,
+    target: u16,
+    directory: &Path,
+) -> Result<Running> {
+    let mut proxies = Vec::new();
+    let mut port = target;
+    let n_hops = if scenario == Scenario::TwoSidecars { 2 } else { 1 };
+    for hop in (1..=n_hops).rev() {
+        let downstream = if hop == 1 { scenario.downstream() } else { Protocol::Http2 };
+        let upstream = if hop == n_hops { scenario.upstream() } else { Protocol::Http2 };
+        let listen = free_port()?;
+        let directory = fresh(&directory.join(format!("hop-{hop}")))?;
+        let fill = |config: &str| {
+            config.replace("@LISTEN@", &listen.to_string()).replace("@TARGET@", &port.to_string())
+        };
+        proxies.push(match peer.kind {
+            Kind::Envoy => {
+                envoy(peer, programs, &directory, &fill(include_str!("config/envoy.yaml")), upstream)?
+            }
+            Kind::Haproxy => {
+                let proto = |protocol| if protocol == Protocol::Http2 { "proto h2" } else { "" };
+                // HAProxy restores HTTP/1.1 from HTTP/2 without a reason phrase, and h2load takes
+                // such an answer for a failure.
+                let restores = (downstream, upstream) == (Protocol::Http1, Protocol::Http2);
+                let config = fill(include_str!("config/haproxy.cfg"))
+                    .replace(
+                        "@RESPONSE@",
+                        if restores { "http-response set-status 200 reason OK" } else { "" },
+                    )
+                    .replace("@DOWNSTREAM@", proto(downstream))
+                    .replace("@UPSTREAM@", proto(upstream));
+                let program = programs.haproxy.as_deref().context("haproxy is not installed")?;
+                let file = write(&directory, "haproxy.cfg", &config)?;
+                Child::spawn(program, &["-db", "-f", &file], &directory)?
+            }
+            _ => nginx(programs, &directory, &fill(include_str!("config/nginx.conf")))?,
+        });
+        port = listen;
+    }
+    Ok(Running { proxies, port, _control_plane: None })
+}
+
+fn envoy(
+    peer: Peer,
+    programs: &Programs,
+    directory: &Path,
+    config: &str,
+    upstream: Protocol,
+) -> Result<Child> {
+    let options =
+        if upstream == Protocol::Http2 { "http2_protocol_options" } else { "http_protocol_options" };
+    let file = write(directory, "envoy.yaml", &config.replace("@UPSTREAM@", options))?;
+    let n_workers = peer.n_workers.to_string();
+    let args = ["-c", &file, "--concurrency", &n_workers, "--disable-hot-restart", "--log-level", "warning"];
+    Child::spawn(programs.envoy.as_deref().context("envoy is not installed")?, &args, directory)
+}
+
+fn nginx(programs: &Programs, directory: &Path, config: &str) -> Result<Child> {
+    let file = write(directory, "nginx.conf", config)?;
+    let prefix = directory.to_string_lossy();
+    Child::spawn(&programs.nginx, &["-p", &prefix, "-c", &file, "-e", "stderr"], directory)
+}
+
+/// A control plane that reads a directory, and one sidecar or two.
+fn pillion(
+    peer: Peer,
+    scenario: Scenario,
+    programs: &Programs,
+    target: u16,
+    directory: &Path,
+) -> Result<Running> {
+    let local = |port: u16| format!("127.0.0.1:{port}");
+    let n_workers = peer.n_workers.to_string();
+    let xds = free_port()?;
+    let control_plane_url = format!("http://{}", local(xds));
+    let sidecar = |workload: &str, address: &str, inbound: &str, outbound: u16| -> Result<Child> {
+        let directory = fresh(&directory.join(workload))?;
+        let app = local(target);
+        let args = [
+            ["--control-plane", &control_plane_url],
+            ["--namespace", "default"],
+            ["--workload", workload],
+            ["--pod-ip", address],
+            ["--outbound-addr", &local(outbound)],
+            ["--inbound-addr", inbound],
+            ["--inbound-app", &app],
+            ["--admin-addr", &local(free_port()?)],
+            ["--workers", &n_workers],
+        ];
+        Child::spawn(&programs.proxy, &args.concat(), &directory)
+    };
+    // The second sidecar stands for its pod: own address, the app's port.
+    let address = if scenario == Scenario::TwoSidecars { "127.0.0.3" } else { "127.0.0.1" };
+    let policy = fresh(&directory.join("policy"))?;
+    let protocol = if scenario.upstream() == Protocol::Http2 { "http2" } else { "http" };
+    let objects = include_str!("config/pillion.yaml")
+        .replace("@PROTOCOL@", protocol)
+        .replace("@ADDRESS@", address)
+        .replace("@TARGET@", &target.to_string());
+    write(&policy, "bench.yaml", &objects)?;
+    let source = format!("dir:{}", policy.display());
+    let control_plane = Child::spawn(
+        &programs.control_plane,
+        &["--source", &source, "--xds-addr", &local(xds), "--admin-addr", &local(free_port()?)],
+        &fresh(&directory.join("control-plane"))?,
+    )?;
+    let port = free_port()?;
+    let mut proxies = vec![sidecar("client", "127.0.0.2", &local(free_port()?), port)?];
+    if scenario == Scenario::TwoSidecars {
+        proxies.push(sidecar("bench", address, &format!("{address}:{target}"), free_port()?)?);
+    }
+    Ok(Running { proxies, port, _control_plane: Some(control_plane) })
+}
+
+/// An empty directory at the path.
+pub(super) fn fresh(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(path.to_owned())
+}
+
+fn write(directory: &Path, name: &str, text: &str) -> Result<String> {
+    let path = directory.join(name);
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path.to_string_lossy().into_owned())
+}
