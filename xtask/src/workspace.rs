@@ -121,9 +121,11 @@ impl Source {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
-    /// Says whether a program wrote this file.
+    /// Says whether a program wrote this file, or it only includes such files.
     pub(crate) fn is_generated(&self) -> bool {
-        self.path.contains("/generated/") || self.path.ends_with("Cargo.lock")
+        self.path.contains("/generated/")
+            || self.path.ends_with("/generated.rs")
+            || self.path.ends_with("Cargo.lock")
     }
 }
 

@@ -66,6 +66,13 @@ fn test_files_other_crates_and_roots_are_not_bound() {
 }
 
 #[test]
+fn tests_inside_a_file_are_not_bound() {
+    let text =
+        "use crate::rt::clock;\n#[cfg(test)]\nmod tests {\n    use super::*;\n    use crate::app;\n}\n";
+    assert_eq!(problems("proxy/src/error.rs", text), Problems::new());
+}
+
+#[test]
 fn foreign_paths_that_contain_the_word_crate_are_ignored() {
     assert_eq!(problems("proxy/src/error.rs", "use other::crate_::app; mycrate::app::x();"), Problems::new());
 }
