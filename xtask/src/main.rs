@@ -78,7 +78,8 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// Runs all tests; the harness finds the binaries of the mesh next to the test executables.
 fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
-    process::run(workspace.cargo().args(["build", "--workspace", "--bins"]))?;
+    // With `--tests`, dependencies get the features that the tests need, and are compiled once.
+    process::run(workspace.cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     if process::succeeds(workspace.cargo().args(["nextest", "--version"])) {
         process::run(workspace.cargo().args(["nextest", "run", "--workspace"]).args(args))?;
     } else {
