@@ -1,0 +1,6 @@
+//! Bytes on sockets, before they mean anything: options, detection, rewinding, copying.
+
+pub mod copy;
+pub mod detect;
+pub mod rewind;
+pub mod socket;
