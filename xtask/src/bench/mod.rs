@@ -115,6 +115,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let (repeat, seconds) =
         if options.quick { (1, 1) } else { (options.repeat.max(1), options.seconds.max(1)) };
+    tools::warn_if_busy()?;
     let mut results: Results = Vec::new();
     for round in 1..=repeat {
         for &(scenario, peer) in pairs.iter().filter(|(_, peer)| programs.have(peer.kind)) {
@@ -229,10 +230,10 @@ const fn count(n: u64) -> f64 {
     n as f64
 }
 
-/// Waits a moment before asking again whether a program is ready.
+/// Blocks for a while: before asking again whether a program is ready, or to count what happens.
 #[expect(clippy::disallowed_methods, reason = "xtask is synchronous, there is no worker to block")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(50));
+fn pause(duration: Duration) {
+    std::thread::sleep(duration);
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -146,7 +147,7 @@ pub(super) fn start(
         if !all_run || start.elapsed().as_secs() > START_SECONDS {
             bail!("{} does not answer; its output is in {}", peer.name(), directory.display());
         }
-        super::pause();
+        super::pause(Duration::from_millis(50));
     }
     Ok(running)
 }
@@ -247,12 +248,16 @@ fn pillion(
         Child::spawn(&programs.proxy, &args.concat(), &directory)
     };
     // The second sidecar stands for its pod: own address, the app's port.
-    let address = if scenario == Scenario::TwoSidecars { "127.0.0.3" } else { "127.0.0.1" };
+    let (address, label) = match scenario {
+        Scenario::TwoSidecars => ("127.0.0.3", ", security.istio.io/tlsMode: istio"),
+        Scenario::Http1 | Scenario::Http2 => ("127.0.0.1", ""),
+    };
     let policy = fresh(&directory.join("policy"))?;
     let protocol = if scenario.upstream() == Protocol::Http2 { "http2" } else { "http" };
     let objects = include_str!("config/pillion.yaml")
         .replace("@PROTOCOL@", protocol)
         .replace("@ADDRESS@", address)
+        .replace("@SIDECAR@", label)
         .replace("@TARGET@", &target.to_string());
     write(&policy, "bench.yaml", &objects)?;
     let source = format!("dir:{}", policy.display());

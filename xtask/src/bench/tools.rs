@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -74,6 +75,32 @@ pub(super) fn find(workspace: &Workspace, directory: &Path) -> Result<(Programs,
         control_plane: workspace.binary("release", "pillion-control-plane"),
     };
     Ok((programs, generators))
+}
+
+/// Says so when other programs keep the machine busy: they cost large programs more than small ones.
+pub(super) fn warn_if_busy() -> Result<()> {
+    let (busy_before, all_before) = cpu_ticks()?;
+    super::pause(Duration::from_millis(500));
+    let (busy, all) = cpu_ticks()?;
+    let percent = (busy - busy_before) * 100 / (all - all_before).max(1);
+    if percent > 5 {
+        complain(&format!("other programs use {percent} % of this machine: the figures will mislead"));
+    }
+    Ok(())
+}
+
+/// The time all CPUs were busy, and all time, as the first line of /proc/stat counts it.
+fn cpu_ticks() -> Result<(u64, u64)> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()
+        .into_iter()
+        .flat_map(|line| line.split_whitespace().skip(1).map_while(|word| word.parse().ok()))
+        .collect();
+    let all = ticks.iter().sum();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Ok((all - idle, all))
 }
 
 fn envoy(directory: &Path) -> Option<PathBuf> {
