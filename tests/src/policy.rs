@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -54,6 +53,12 @@ impl Policy {
     /// A Service of one HTTP port that selects the pods labelled `app: NAME`.
     pub fn service(&self, name: &str) -> Result<()> {
         self.apply(&format!("service-{name}"), &service(name))
+    }
+
+    /// A Service whose port has this name, which tells the protocol its apps speak.
+    pub fn service_speaking(&self, name: &str, port_name: &str) -> Result<()> {
+        let yaml = service(name).replace("name: http\n", &format!("name: {port_name}\n"));
+        self.apply(&format!("service-{name}"), &yaml)
     }
 
     /// A pod of an app.
@@ -117,9 +122,4 @@ pub fn pod(name: &str, app: &str, version: &str, ip: IpAddr) -> String {
 fn indent(text: &str, by: usize) -> String {
     let pad = " ".repeat(by);
     text.lines().map(|line| format!("{pad}{line}\n")).collect()
-}
-
-/// A duration as policy files write it.
-pub fn duration(duration: Duration) -> String {
-    format!("{}ms", duration.as_millis())
 }

@@ -124,7 +124,21 @@ impl Process {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) -> Result<()> {
-        kill_process(self.pid, Signal::TERM).with_context(|| format!("cannot stop {}", self.name))
+        self.signal(Signal::TERM)
+    }
+
+    /// Stops the process where it is, as if the machine had no time for it.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid, signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Sends SIGKILL and waits for the end.

@@ -1,11 +1,15 @@
 //! A raw TCP connection, for what no well-behaved HTTP client would send.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 /// Longest wait for bytes of the peer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -91,3 +95,29 @@ pub async fn exchange(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Result<St
     let _ = wire.send(bytes).await;
     wire.rest().await
 }
+
+/// A server at the level of bytes: reads each request's head, reports it and sends `response`.
+///
+/// Made for [`crate::Mesh::serve_raw`]; request bodies are not read.
+pub fn canned(
+    response: impl Into<String>,
+) -> (impl Fn(TcpStream) -> BoxFuture<'static, ()> + Clone + Send + Sync + 'static, Heads) {
+    let response: Arc<str> = response.into().into();
+    let (sender, heads) = mpsc::unbounded_channel();
+    let handle = move |stream| {
+        let (response, sender) = (response.clone(), sender.clone());
+        async move {
+            let mut wire = Wire::accepted(stream);
+            while let Ok(head) = wire.head().await {
+                if sender.send(head).is_err() || wire.send(response.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+        .boxed()
+    };
+    (handle, heads)
+}
+
+/// The request heads a [`canned`] server has seen.
+pub type Heads = mpsc::UnboundedReceiver<String>;

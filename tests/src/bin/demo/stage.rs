@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures_util::future::{join_all, try_join_all};
 use pillion_tests::{Client, ControlPlane, Policy, Process, Sidecar, eventually};
 use tempfile::TempDir;
@@ -157,11 +157,11 @@ impl Stage {
         Ok(())
     }
 
-    /// Adds to a failure what the process wrote that had ended by then, if one had.
+    /// Adds to a failure what a process wrote that had ended by then, if the failure does not tell yet.
     pub(crate) fn blame(&mut self, failure: anyhow::Error) -> anyhow::Error {
         match self.ensure_running() {
-            Ok(()) => failure,
-            Err(ended) => ended.context(failure),
+            Err(ended) if !format!("{failure:#}").contains(" ended with ") => ended.context(failure),
+            _ => failure,
         }
     }
 
