@@ -81,6 +81,14 @@ pub enum Status {
     Rejected,
 }
 
+/// What a call gathers on its way.
+#[derive(Debug, Default)]
+struct Pass {
+    effects: Effects,
+    /// Endpoint sets that lost a user, counted down at the end: a service further down may need what another one left.
+    released: Vec<String>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stream {
     Closed,
@@ -107,7 +115,7 @@ struct Entry {
     /// Version held, as the server called it; empty when nothing is held.
     version: String,
     /// Endpoint sets of the service held.
-    needs: BTreeSet<String>,
+    needs: Vec<String>,
 }
 
 impl Session {
@@ -125,8 +133,7 @@ impl Session {
     ///
     /// Services are wanted as if the caller had asked for them, endpoint sets as far as those use them.
     pub fn restore(&mut self, resources: impl IntoIterator<Item = Resource>) -> Effects {
-        let mut effects = Effects::default();
-        let mut released = Vec::new();
+        let mut pass = Pass::default();
         let mut resources: Vec<_> = resources.into_iter().collect();
         resources.sort_by_key(|resource| resource.kind() == ResourceKind::Endpoints);
         for resource in resources {
@@ -135,9 +142,9 @@ impl Session {
                 self.subscribe(kind, &name);
             }
             let version = Encoded::of(&resource).version.to_string();
-            self.hold(kind, &name, version, resource, &mut effects, &mut released);
+            self.hold(kind, &name, version, resource, &mut pass);
         }
-        self.release(released, &mut effects);
+        let mut effects = self.finish(pass);
         effects.changes.sort_by_key(|change| match change {
             Change::Upsert(resource) => resource.kind(),
             Change::Remove(kind, _) => *kind,
@@ -189,24 +196,22 @@ impl Session {
 
     /// Takes a message of the server; without a stream it is a late one and ignored.
     pub fn receive(&mut self, response: DeltaDiscoveryResponse) -> Effects {
-        let mut effects = Effects::default();
         if self.stream == Stream::Closed {
-            return effects;
+            return Effects::default();
         }
         let Some(kind) = kind::from_type_url(&response.type_url) else {
             let message = format!("{:?} is not a type this proxy asked for", response.type_url);
             self.answer(response, Some(refusal(message, Vec::new())));
-            return effects;
+            return Effects::default();
         };
-        // Endpoint sets are let go at the end: a service further down may need what another one left.
-        let mut released = Vec::new();
+        let mut pass = Pass::default();
         for resource in &response.resources {
-            self.take(kind, resource, &mut effects, &mut released);
+            self.take(kind, resource, &mut pass);
         }
         for name in &response.removed_resources {
-            self.lose(kind, name, &mut effects, &mut released);
+            self.lose(kind, name, &mut pass);
         }
-        self.release(released, &mut effects);
+        let effects = self.finish(pass);
         let refused = (!effects.rejected.is_empty()).then(|| rejections(&effects.rejected));
         self.answer(response, refused);
         effects
@@ -226,13 +231,7 @@ impl Session {
         requests
     }
 
-    fn take(
-        &mut self,
-        kind: ResourceKind,
-        resource: &discovery::Resource,
-        effects: &mut Effects,
-        released: &mut Vec<String>,
-    ) {
+    fn take(&mut self, kind: ResourceKind, resource: &discovery::Resource, pass: &mut Pass) {
         let name = &resource.name;
         let Some(entry) = self.kinds.get_mut(kind).wanted.get_mut(name) else { return };
         if entry.status == Status::Held && entry.version == resource.version {
@@ -240,52 +239,49 @@ impl Session {
         }
         match decoded(kind, resource) {
             Ok(decoded) => {
-                self.hold(kind, name, resource.version.clone(), decoded, effects, released);
+                self.hold(kind, name, resource.version.clone(), decoded, pass);
             }
             Err(invalid) => {
                 if entry.status != Status::Held {
                     entry.status = Status::Rejected;
                 }
-                effects.rejected.push(Rejected { kind, name: name.clone(), invalid });
+                pass.effects.rejected.push(Rejected { kind, name: name.clone(), invalid });
             }
         }
     }
 
     /// Makes a resource the held one of its name, if that is wanted.
-    fn hold(
-        &mut self,
-        kind: ResourceKind,
-        name: &str,
-        version: String,
-        resource: Resource,
-        effects: &mut Effects,
-        released: &mut Vec<String>,
-    ) {
+    fn hold(&mut self, kind: ResourceKind, name: &str, version: String, resource: Resource, pass: &mut Pass) {
         let needs = match &resource {
-            Resource::Service(policy) => endpoint_sets(policy),
-            Resource::Mesh(_) | Resource::Endpoints(_) | Resource::Workload(_) => BTreeSet::new(),
+            Resource::Service(policy) => endpoint_sets(policy).into_iter().collect(),
+            Resource::Mesh(_) | Resource::Endpoints(_) | Resource::Workload(_) => Vec::new(),
         };
         let Some(entry) = self.kinds.get_mut(kind).wanted.get_mut(name) else { return };
         entry.status = Status::Held;
         entry.version = version;
-        released.extend(mem::replace(&mut entry.needs, needs.clone()));
+        pass.released.extend(mem::replace(&mut entry.needs, needs.clone()));
         for needed in needs {
             self.kinds.get_mut(ResourceKind::Endpoints).want(&needed).users += 1;
         }
-        effects.changes.push(Change::Upsert(resource));
+        pass.effects.changes.push(Change::Upsert(resource));
     }
 
     /// Notes that a name does not exist.
-    fn lose(&mut self, kind: ResourceKind, name: &str, effects: &mut Effects, released: &mut Vec<String>) {
+    fn lose(&mut self, kind: ResourceKind, name: &str, pass: &mut Pass) {
         let Some(entry) = self.kinds.get_mut(kind).wanted.get_mut(name) else { return };
         if entry.status == Status::Held {
-            effects.changes.push(Change::Remove(kind, name.to_owned()));
+            pass.effects.changes.push(Change::Remove(kind, name.to_owned()));
         } else {
-            effects.missing.push((kind, name.to_owned()));
+            pass.effects.missing.push((kind, name.to_owned()));
         }
         entry.status = Status::Missing;
         entry.version.clear();
-        released.extend(mem::take(&mut entry.needs));
+        pass.released.append(&mut entry.needs);
+    }
+
+    fn finish(&mut self, mut pass: Pass) -> Effects {
+        self.release(pass.released, &mut pass.effects);
+        pass.effects
     }
 
     /// Counts down the users of endpoint sets.
@@ -310,7 +306,7 @@ impl Session {
         if entry.status == Status::Held {
             effects.changes.push(Change::Remove(kind, name.to_owned()));
         }
-        self.release(entry.needs.into_iter().collect(), effects);
+        self.release(entry.needs, effects);
     }
 
     fn answer(&mut self, response: DeltaDiscoveryResponse, error_detail: Option<discovery::Status>) {
@@ -335,7 +331,7 @@ impl Names {
                 users: 0,
                 status: Status::Waiting,
                 version: String::new(),
-                needs: BTreeSet::new(),
+                needs: Vec::new(),
             }
         })
     }
@@ -368,7 +364,7 @@ pub fn endpoint_sets(policy: &ServicePolicy) -> BTreeSet<String> {
 
 fn decoded(kind: ResourceKind, resource: &discovery::Resource) -> Result<Resource, Invalid> {
     let any = resource.resource.as_ref().ok_or_else(|| Invalid::new("is empty"))?;
-    let decoded = decode::any(any)?;
+    let decoded = decode::from_any(any)?;
     if decoded.kind() != kind || decoded.name() != resource.name {
         return Err(Invalid::new(format!("holds {} {}", decoded.kind(), decoded.name())));
     }
@@ -389,4 +385,3 @@ fn refusal(message: String, details: Vec<Rejection>) -> discovery::Status {
     };
     discovery::Status { code: INVALID_ARGUMENT, message, details: details.into_iter().map(detail).collect() }
 }
-

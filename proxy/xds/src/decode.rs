@@ -37,7 +37,7 @@ pub fn resource(kind: ResourceKind, content: &[u8]) -> Result<Resource, Invalid>
 }
 
 /// Decodes a resource with its type URL.
-pub fn any(any: &protobuf::Any) -> Result<Resource, Invalid> {
+pub fn from_any(any: &protobuf::Any) -> Result<Resource, Invalid> {
     let kind = kind::from_type_url(&any.type_url)
         .ok_or_else(|| Invalid::new(format!("{:?} is no type of resource", any.type_url)))?;
     resource(kind, &any.value)
@@ -249,3 +249,5 @@ fn list<M, T>(
     messages.into_iter().enumerate().map(decode).collect()
 }
 
+#[cfg(test)]
+mod tests;

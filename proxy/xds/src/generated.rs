@@ -1,12 +1,11 @@
 //! Code generated from `proto/`; `cargo xtask codegen` writes it anew.
 #![allow(
-    clippy::all,
-    clippy::use_self,
+    missing_docs,
     unreachable_pub,
     unused_qualifications,
-    missing_docs,
-    elided_lifetimes_in_paths,
-    clippy::missing_debug_implementations,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::use_self,
     reason = "generated"
 )]
 
