@@ -1,0 +1,121 @@
+//! The endpoints of a service port: from its EndpointSlices, else from the pods it selects.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use pillion_policy::{
+    endpoint::{Endpoint, EndpointSet, Health, Locality},
+    name::{EndpointSetName, WorkloadName},
+};
+
+use crate::{
+    api::PortRef,
+    index::{Found, Index},
+    object::{Member, PodFacts, ServicePort, SliceOfService, Stored},
+};
+
+/// The instances behind a port, or nothing when there is no such service or port.
+pub(crate) fn endpoint_set(index: &Index, name: &EndpointSetName) -> Option<EndpointSet> {
+    let service = index.service(&name.service, "").filter(|found| found.host == name.service)?;
+    let port = service.service.ports.iter().find(|port| port.port == name.port)?;
+    let mut found = BTreeMap::new();
+    let mut slices = index.slices(&service).peekable();
+    if slices.peek().is_some() {
+        for slice in slices {
+            from_slice(index, &service, port, slice, &mut found);
+        }
+    } else {
+        for (stored, pod) in index.pods_of(&service) {
+            from_pod(&service, port, stored, pod, &mut found);
+        }
+    }
+    Some(EndpointSet { name: name.clone(), endpoints: found.into_values().collect() })
+}
+
+/// The port a pod listens on for a service port.
+pub(super) fn target_port(port: &ServicePort, pod: &PodFacts) -> Option<u16> {
+    match &port.target {
+        PortRef::Number(number) => Some(*number),
+        PortRef::Name(name) => pod.ports.get(name).copied(),
+    }
+}
+
+fn from_slice(
+    index: &Index,
+    service: &Found<'_>,
+    port: &ServicePort,
+    slice: &SliceOfService,
+    found: &mut BTreeMap<SocketAddr, Endpoint>,
+) {
+    let by_name = slice.ports.iter().find(|(name, _)| *name == port.name);
+    let only = match (slice.ports.as_slice(), service.service.ports.as_slice()) {
+        ([only], [_]) => Some(only),
+        _ => None,
+    };
+    let Some((_, number)) = by_name.or(only) else { return };
+    for member in &slice.members {
+        let Some(health) = member_health(member, service.service.publish_not_ready) else { continue };
+        for ip in &member.addresses {
+            let named = member.pod.as_ref().and_then(|name| index.pod(service.namespace, name));
+            let mut endpoint = describe(*ip, *number, named.or_else(|| index.pod_at(service.namespace, *ip)));
+            endpoint.health = health;
+            endpoint.locality = Locality { region: "".into(), zone: member.zone.clone() };
+            add(endpoint, found);
+        }
+    }
+}
+
+fn from_pod(
+    service: &Found<'_>,
+    port: &ServicePort,
+    stored: &Arc<Stored>,
+    pod: &PodFacts,
+    found: &mut BTreeMap<SocketAddr, Endpoint>,
+) {
+    let health = health(pod.ready, pod.ready, pod.terminating, service.service.publish_not_ready);
+    if let (false, Some(ip), Some(number), Some(health)) =
+        (pod.gone, pod.address, target_port(port, pod), health)
+    {
+        let mut endpoint = describe(ip, number, Some((stored, pod)));
+        endpoint.health = health;
+        add(endpoint, found);
+    }
+}
+
+fn member_health(member: &Member, publish_not_ready: bool) -> Option<Health> {
+    health(member.ready, member.serving, member.terminating, publish_not_ready)
+}
+
+/// Ready ones take traffic, terminating ones that still serve stand by, others are left out.
+fn health(ready: bool, serving: bool, terminating: bool, publish_not_ready: bool) -> Option<Health> {
+    if publish_not_ready || (ready && !terminating) {
+        Some(Health::Ready)
+    } else if serving && terminating {
+        Some(Health::Draining)
+    } else {
+        None
+    }
+}
+
+fn describe(ip: IpAddr, port: u16, pod: Option<(&Arc<Stored>, &PodFacts)>) -> Endpoint {
+    let mut endpoint = Endpoint::at(SocketAddr::new(ip, port));
+    if let Some((stored, pod)) = pod {
+        endpoint.labels = stored.labels.clone();
+        endpoint.workload =
+            Some(WorkloadName { namespace: stored.key.namespace.clone(), name: pod.workload.clone() });
+        endpoint.service_account = pod.service_account.clone();
+        endpoint.sidecar = pod.sidecar;
+    }
+    endpoint
+}
+
+/// An address stands once; where slices disagree, the one that calls it ready is believed.
+fn add(endpoint: Endpoint, found: &mut BTreeMap<SocketAddr, Endpoint>) {
+    let known = found.get(&endpoint.address);
+    if known.is_none_or(|known| known.health == Health::Draining && endpoint.health == Health::Ready) {
+        found.insert(endpoint.address, endpoint);
+    }
+}

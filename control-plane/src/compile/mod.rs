@@ -1,0 +1,43 @@
+//! From the index to what proxies are told: pure functions of the whole index, one per kind of resource.
+//!
+//! A resource is made when somebody asks for it by name, from nothing but the index, so it cannot be stale and the
+//! order in which objects arrived cannot show. Whether it has changed is decided by comparing, not by tracking.
+
+mod destination;
+mod endpoints;
+mod service;
+mod workload;
+
+use std::sync::Arc;
+
+use pillion_policy::{
+    mesh::MeshConfig,
+    resource::{MESH, Resource, ResourceKind},
+};
+
+pub(crate) use self::destination::{Missing, resolve};
+use crate::index::Index;
+
+/// The resource of that kind and name, or nothing when the index knows no such thing.
+pub(crate) fn resource(
+    index: &Index,
+    mesh: &Arc<MeshConfig>,
+    kind: ResourceKind,
+    name: &str,
+) -> Option<Resource> {
+    match kind {
+        ResourceKind::Mesh => (name == MESH).then(|| Resource::Mesh(mesh.clone())),
+        ResourceKind::Endpoints => {
+            endpoints::endpoint_set(index, &name.parse().ok()?).map(Arc::new).map(Resource::Endpoints)
+        }
+        ResourceKind::Service => {
+            service::service_policy(index, &name.parse().ok()?).map(Arc::new).map(Resource::Service)
+        }
+        ResourceKind::Workload => {
+            Some(Resource::Workload(Arc::new(workload::workload_policy(index, &name.parse().ok()?))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! The policy of a host and port as a client names them: its VirtualService's rules, or one default route.
+
+use std::sync::Arc;
+
+use pillion_policy::{
+    cluster::{Cluster, Protocol},
+    header::Edits,
+    name::{DestinationName, Label},
+    route::{self, Backends, Forward, Route, Target},
+    service::{ServicePolicy, ServiceRef},
+};
+
+use super::destination::{Missing, cluster, names, resolve};
+use crate::{
+    index::{Found, Index},
+    object::{Action, Backend, Destination, Match, Mirror, Rule, Stored, VirtualService},
+};
+
+/// The policy for a destination, or nothing when neither a service nor a rule names it.
+pub(crate) fn service_policy(index: &Index, name: &DestinationName) -> Option<ServicePolicy> {
+    let namespace = &name.namespace;
+    let service = index.service(&name.host, namespace.as_str());
+    let hosts = match &service {
+        Some(found) => names(&found.host, found),
+        None => vec![index.naming().qualify(name.host.as_str(), namespace.as_str()).ok()?],
+    };
+    let rules = governing(index.virtual_services(&hosts), namespace);
+    let mut builder = Builder { index, namespace, port: name.port, clusters: Vec::new() };
+    let routes: Vec<Route> = match (rules, &service) {
+        (Some(rules), _) => rules.rules.iter().filter_map(|rule| builder.route(rule)).collect(),
+        (None, Some(found)) if !found.service.external => vec![builder.default_route(found)?],
+        (None, _) => return None,
+    };
+    let declared = service.as_ref().and_then(|found| port_protocol(found, name.port));
+    let reference = service.map(|found| ServiceRef {
+        host: found.host,
+        name: found.name.clone(),
+        namespace: found.namespace.clone(),
+    });
+    let policy =
+        ServicePolicy::new(name.clone(), reference, declared.unwrap_or_default(), routes, builder.clusters);
+    policy.inspect_err(|error| tracing::error!(%name, %error, "a policy does not hold together")).ok()
+}
+
+fn port_protocol(service: &Found<'_>, port: u16) -> Option<Protocol> {
+    service.service.ports.iter().find(|declared| declared.port == port).map(|port| port.protocol)
+}
+
+/// Of the VirtualServices a client sees, the one that names the host most closely; among equals the oldest.
+fn governing<'a>(
+    mut rules: Vec<(usize, &'a Arc<Stored>, &'a VirtualService)>,
+    client: &Label,
+) -> Option<&'a VirtualService> {
+    rules.retain(|(_, _, rules)| rules.governs(client.as_str()));
+    rules.sort_by(|(a, first, _), (b, second, _)| b.cmp(a).then_with(|| first.age().cmp(&second.age())));
+    rules.first().map(|(_, _, rules)| *rules)
+}
+
+struct Builder<'a> {
+    index: &'a Index,
+    namespace: &'a Label,
+    port: u16,
+    clusters: Vec<Cluster>,
+}
+
+impl Builder<'_> {
+    /// The rule for this client and port, or nothing when none of its matches is for them.
+    fn route(&mut self, rule: &Rule) -> Option<Route> {
+        let concerns = |entry: &&Match| {
+            entry.applies
+                && entry.port.is_none_or(|port| port == self.port)
+                && entry.namespace.as_ref().is_none_or(|namespace| namespace == self.namespace)
+        };
+        let matches: Vec<_> =
+            rule.matches.iter().filter(concerns).map(|entry| entry.request.clone()).collect();
+        if matches.is_empty() && !rule.matches.is_empty() {
+            return None;
+        }
+        let action = match &rule.action {
+            Action::Forward { backends, path, authority } => {
+                let backends = backends.iter().map(|backend| self.backend(backend)).collect();
+                // Rules with no traffic to give are refused when they are read.
+                let backends = Backends::new(backends).ok()?;
+                route::Action::Forward(Forward { backends, path: path.clone(), authority: authority.clone() })
+            }
+            Action::Redirect(redirect) => route::Action::Redirect(redirect.clone()),
+            Action::Respond(response) => route::Action::Respond(response.clone()),
+        };
+        Some(Route {
+            name: rule.name.clone(),
+            matches,
+            action,
+            request_headers: rule.request_headers.clone(),
+            response_headers: rule.response_headers.clone(),
+            timeout: rule.timeout,
+            mirrors: rule.mirrors.iter().map(|mirror| self.mirror(mirror)).collect(),
+            cors: rule.cors.clone(),
+        })
+    }
+
+    fn default_route(&mut self, service: &Found<'_>) -> Option<Route> {
+        let target = self.target(cluster(self.index, self.namespace, service, self.port, None));
+        let backend = route::Backend {
+            target,
+            weight: 1,
+            request_headers: Edits::default(),
+            response_headers: Edits::default(),
+        };
+        let backends = Backends::new(vec![backend]).ok()?;
+        Some(Route {
+            name: format!("Service {}/{}", service.namespace, service.name).into(),
+            matches: Vec::new(),
+            action: route::Action::Forward(Forward { backends, path: None, authority: None }),
+            request_headers: Edits::default(),
+            response_headers: Edits::default(),
+            timeout: None,
+            mirrors: Vec::new(),
+            cors: None,
+        })
+    }
+
+    fn backend(&mut self, backend: &Backend) -> route::Backend {
+        route::Backend {
+            target: self.named(&backend.destination),
+            weight: backend.weight,
+            request_headers: backend.request_headers.clone(),
+            response_headers: backend.response_headers.clone(),
+        }
+    }
+
+    fn mirror(&mut self, mirror: &Mirror) -> route::Mirror {
+        route::Mirror { target: self.named(&mirror.destination), fraction: mirror.fraction }
+    }
+
+    fn named(&mut self, destination: &Destination) -> Target {
+        self.target(resolve(self.index, self.namespace, destination, self.port))
+    }
+
+    fn target(&mut self, resolved: Result<Cluster, Missing>) -> Target {
+        match resolved {
+            Err(missing) => Target::Missing(missing.to_string().into()),
+            Ok(cluster) => {
+                let name = cluster.name.clone();
+                if !self.clusters.iter().any(|known| known.name == name) {
+                    self.clusters.push(cluster);
+                }
+                Target::Cluster(name)
+            }
+        }
+    }
+}

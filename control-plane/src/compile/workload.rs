@@ -1,0 +1,47 @@
+//! What a proxy is told of the workload it stands beside.
+
+use std::collections::BTreeMap;
+
+use pillion_policy::{
+    name::WorkloadName,
+    service::ServiceRef,
+    workload::{WorkloadPolicy, WorkloadPort},
+};
+
+use super::endpoints::target_port;
+use crate::{
+    index::Index,
+    object::{PodFacts, Stored},
+};
+
+/// The policy of a workload, found by its name or the name of one of its pods. One without pods has a policy too: it
+/// may be starting.
+pub(crate) fn workload_policy(index: &Index, name: &WorkloadName) -> WorkloadPolicy {
+    let mut pods: Vec<(&Stored, &PodFacts)> =
+        index.pods_in(&name.namespace, &name.name).map(|(stored, pod)| (&**stored, pod)).collect();
+    if pods.is_empty() {
+        pods.extend(index.pod(&name.namespace, &name.name).map(|(stored, pod)| (&**stored, pod)));
+    }
+    let mut ports = BTreeMap::new();
+    for (stored, pod) in &pods {
+        for service in index.services_selecting(stored) {
+            for declared in &service.service.ports {
+                let Some(port) = target_port(declared, pod) else { continue };
+                ports.entry(port).or_insert_with(|| WorkloadPort {
+                    port,
+                    protocol: declared.protocol,
+                    service: ServiceRef {
+                        host: service.host.clone(),
+                        name: service.name.clone(),
+                        namespace: service.namespace.clone(),
+                    },
+                });
+            }
+        }
+    }
+    WorkloadPolicy {
+        name: name.clone(),
+        service_account: pods.iter().find_map(|(_, pod)| pod.service_account.clone()),
+        ports: ports.into_values().collect(),
+    }
+}

@@ -1,0 +1,137 @@
+//! Which kinds there are, and what becomes of each.
+
+use crate::{
+    object::Kind,
+    problem::{Report, suggestion},
+    yaml::{Node, Value},
+};
+
+/// What is done with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// The mesh acts on it.
+    Mesh(Kind),
+    /// A workload: nothing is read from it, but its fields are known well enough to notice a misspelt one.
+    Workload,
+    /// Somebody else's.
+    Foreign,
+    /// It does not say what it is, or says it wrongly.
+    Nothing,
+}
+
+const NETWORKING: &str = "networking.istio.io";
+const ISTIO: &[&str] = &["v1alpha3", "v1beta1", "v1"];
+
+/// The kinds that get more than a glance: group, kind, versions, reading.
+const KNOWN: &[(&str, &str, &[&str], Reading)] = &[
+    ("", "Service", &["v1"], Reading::Mesh(Kind::Service)),
+    ("", "Pod", &["v1"], Reading::Mesh(Kind::Pod)),
+    ("discovery.k8s.io", "EndpointSlice", &["v1"], Reading::Mesh(Kind::EndpointSlice)),
+    (NETWORKING, "VirtualService", ISTIO, Reading::Mesh(Kind::VirtualService)),
+    (NETWORKING, "DestinationRule", ISTIO, Reading::Mesh(Kind::DestinationRule)),
+    ("apps", "Deployment", &["v1"], Reading::Workload),
+    ("apps", "StatefulSet", &["v1"], Reading::Workload),
+    ("apps", "DaemonSet", &["v1"], Reading::Workload),
+    ("apps", "ReplicaSet", &["v1"], Reading::Workload),
+    ("", "ConfigMap", &["v1"], Reading::Foreign),
+    ("", "Secret", &["v1"], Reading::Foreign),
+    ("", "Namespace", &["v1"], Reading::Foreign),
+    ("", "ServiceAccount", &["v1"], Reading::Foreign),
+    ("", "Endpoints", &["v1"], Reading::Foreign),
+    ("", "Node", &["v1"], Reading::Foreign),
+    ("", "PersistentVolume", &["v1"], Reading::Foreign),
+    ("", "PersistentVolumeClaim", &["v1"], Reading::Foreign),
+    ("", "ReplicationController", &["v1"], Reading::Foreign),
+    ("", "ResourceQuota", &["v1"], Reading::Foreign),
+    ("", "LimitRange", &["v1"], Reading::Foreign),
+    ("batch", "Job", &["v1"], Reading::Foreign),
+    ("batch", "CronJob", &["v1"], Reading::Foreign),
+];
+
+/// Groups whose objects are meant for a mesh: one we cannot read is a mistake, not somebody else's.
+const MESH_GROUPS: &[&str] = &[
+    NETWORKING,
+    "security.istio.io",
+    "telemetry.istio.io",
+    "gateway.networking.k8s.io",
+    "policy.pillion.dev",
+];
+
+/// Reads `apiVersion` and `kind`.
+pub(crate) fn identify(node: &Node, report: &mut Report) -> Reading {
+    let Value::Map(entries) = &node.value else {
+        report.error(format!("expected an object, found {}", node.describe()));
+        return Reading::Nothing;
+    };
+    let mut field = |name: &str| match node.get(name).and_then(Node::text) {
+        Some(text) if !text.is_empty() => Some(text),
+        _ => {
+            let misspelt = entries.iter().find(|entry| suggestion(&entry.key, [name]).is_some());
+            match misspelt {
+                Some(entry) => report.field(&entry.key, |report| {
+                    report.error(format!("unknown field {:?}, did you mean {name:?}?", entry.key));
+                }),
+                None => report.error(format!("{name} is missing")),
+            }
+            None
+        }
+    };
+    let (Some(version), Some(kind)) = (field("apiVersion"), field("kind")) else {
+        return Reading::Nothing;
+    };
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    match KNOWN.iter().find(|known| known.0 == group && known.1 == kind) {
+        Some((_, _, versions, reading)) if versions.contains(&version) => {
+            if matches!(reading, Reading::Workload | Reading::Foreign) {
+                report.info("ignored: not read by the mesh");
+            }
+            *reading
+        }
+        Some((_, _, versions, _)) => {
+            let supported =
+                versions.iter().map(|version| join(group, version)).collect::<Vec<_>>().join(", ");
+            report.field("apiVersion", |report| {
+                report.error(format!("{kind} has no version {version:?}, supported: {supported}"));
+            });
+            Reading::Nothing
+        }
+        None => unlisted(group, version, kind, report),
+    }
+}
+
+fn unlisted(group: &str, version: &str, kind: &str, report: &mut Report) -> Reading {
+    let in_group = KNOWN.iter().filter(|known| known.0 == group).map(|known| known.1);
+    let near_kind = suggestion(kind, in_group);
+    let groups = KNOWN.iter().map(|known| known.0).chain(MESH_GROUPS.iter().copied());
+    let near_group = suggestion(group, groups.filter(|known| !known.is_empty() && *known != group));
+    let elsewhere =
+        KNOWN.iter().find(|known| known.1 == kind && (group.is_empty() || near_group == Some(known.0)));
+    if let Some(meant) = near_kind {
+        report
+            .field("kind", |report| report.error(format!("unknown kind {kind:?}, did you mean {meant:?}?")));
+    } else if MESH_GROUPS.contains(&group) {
+        let supported = KNOWN.iter().filter(|known| matches!(known.3, Reading::Mesh(_)));
+        let supported = supported.map(|known| known.1).collect::<Vec<_>>().join(", ");
+        report.field("kind", |report| {
+            report.error(format!("{kind} of {group} is not supported; the mesh reads {supported}"));
+        });
+    } else if let Some((right, _, versions, _)) = elsewhere {
+        let right = join(right, versions.first().copied().unwrap_or(version));
+        report.field("apiVersion", |report| {
+            report.error(format!("{kind} is not in {:?}, did you mean {right:?}?", join(group, version)));
+        });
+    } else if let Some(meant) = near_group {
+        let meant = join(meant, version);
+        report.field("apiVersion", |report| {
+            report.error(format!("unknown group {group:?}, did you mean {meant:?}?"));
+        });
+    } else {
+        report.warn(format!("ignored: the mesh does not know {kind} of {:?}", join(group, version)));
+        return Reading::Foreign;
+    }
+    Reading::Nothing
+}
+
+fn join(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}

@@ -1,0 +1,286 @@
+//! What a DestinationRule says: subsets, balancing and limits in terms of the policy model.
+
+use std::collections::BTreeMap;
+
+use pillion_policy::{
+    cluster::{Balancing, ConnectionPool, HashKey, Keepalive, LoadBalancer, Warmup},
+    header,
+    name::Label,
+};
+
+use super::values::limit;
+use crate::{
+    api::{self, SimpleLb},
+    naming::{Exported, HostPattern, Naming},
+    object::{DestinationRule, Key, Settings, Subset, Traffic},
+    problem::Report,
+};
+
+/// Fewest points on a hash ring unless a rule says otherwise (Istio's default), and the most it may ask for (Envoy's).
+const RING_SIZE: (u32, u64) = (1024, 8 * 1024 * 1024);
+/// Bound on `maxRequestsPerConnection` (Istio's).
+const MAX_REQUESTS_PER_CONNECTION: u32 = 1 << 29;
+
+pub(super) fn read(
+    spec: &api::DestinationRule,
+    key: &Key,
+    naming: &Naming,
+    report: &mut Report,
+) -> Option<DestinationRule> {
+    let host = report
+        .field("host", |report| report.accept(HostPattern::new(&spec.host, key.namespace.as_str(), naming)));
+    let exported =
+        report.field("exportTo", |report| report.accept(Exported::new(&spec.export_to, &key.namespace)));
+    let policy = traffic(spec.traffic_policy.as_ref(), report);
+    let subsets = report.field("subsets", |report| subsets(&spec.subsets, report));
+    Some(DestinationRule { host: host?, exported: exported?, policy, subsets })
+}
+
+fn subsets(subsets: &[api::Subset], report: &mut Report) -> Vec<Subset> {
+    let mut read: Vec<Subset> = Vec::new();
+    for (index, subset) in subsets.iter().enumerate() {
+        report.item(index, |report| {
+            let name = report.field("name", |report| report.accept(Label::new(&subset.name)));
+            let policy = traffic(subset.traffic_policy.as_ref(), report);
+            let Some(name) = name else { return };
+            if read.iter().any(|other| other.name == name) {
+                report.field("name", |report| report.error(format!("subset {name} is defined twice")));
+            }
+            if subset.labels.is_empty() {
+                report.warn("without labels the subset is the whole host");
+            }
+            read.push(Subset { name, labels: super::labels(&subset.labels), policy });
+        });
+    }
+    read
+}
+
+fn traffic(policy: Option<&api::TrafficPolicy>, report: &mut Report) -> Option<Traffic> {
+    let policy = policy?;
+    report.field("trafficPolicy", |report| {
+        let later = policy.outlier_detection.to_check().is_some()
+            || policy.tls.to_check().is_some()
+            || policy.tunnel.to_check().is_some()
+            || policy.proxy_protocol.to_check().is_some()
+            || policy.retry_budget.to_check().is_some();
+        let now = policy.load_balancer.is_some() || policy.connection_pool.is_some();
+        if !now && !later && policy.port_level_settings.is_empty() {
+            report.error("it has no field: leave it out");
+        }
+        if policy.tunnel.to_check().is_some() && policy.proxy_protocol.to_check().is_some() {
+            report.error("only one of tunnel and proxyProtocol can be given");
+        }
+        if let Some(budget) = policy.retry_budget.to_check() {
+            report.field("retryBudget", |report| percent("percent", budget.percent, report));
+        }
+        check_outliers(&policy.outlier_detection, report);
+        let all = settings(policy.load_balancer.as_ref(), policy.connection_pool.as_ref(), report);
+        let ports =
+            report.field("portLevelSettings", |report| port_settings(&policy.port_level_settings, report));
+        Some(Traffic { all, ports })
+    })
+}
+
+fn port_settings(list: &[api::PortTrafficPolicy], report: &mut Report) -> BTreeMap<u16, Settings> {
+    let mut ports = BTreeMap::new();
+    for (index, entry) in list.iter().enumerate() {
+        report.item(index, |report| {
+            check_outliers(&entry.outlier_detection, report);
+            let settings = settings(entry.load_balancer.as_ref(), entry.connection_pool.as_ref(), report);
+            let has_tls = entry.tls.to_check().is_some();
+            if has_tls && settings.balancing.is_none() && settings.pool.is_none() {
+                report.info(
+                    "apart from tls, the port keeps the defaults: it does not inherit the rule's settings",
+                );
+            }
+            match entry.port.map(|port| port.number) {
+                None | Some(0) => report.field("port", |report| report.error("port.number is needed")),
+                Some(port) if ports.contains_key(&port) => {
+                    report.field("port", |report| report.error(format!("port {port} stands here twice")));
+                }
+                Some(port) => {
+                    ports.insert(port, settings);
+                }
+            }
+        });
+    }
+    ports
+}
+
+fn check_outliers(detection: &api::Unenforced<api::OutlierDetection>, report: &mut Report) {
+    let Some(detection) = detection.to_check() else { return };
+    report.field("outlierDetection", |report| {
+        if detection.consecutive_errors.is_some() {
+            report.field("consecutiveErrors", |report| {
+                report.info("deprecated, use consecutiveGatewayErrors or consecutive5xxErrors");
+            });
+        }
+        percent("maxEjectionPercent", detection.max_ejection_percent.map(f64::from), report);
+        percent("minHealthPercent", detection.min_health_percent.map(f64::from), report);
+        let split = detection.split_external_local_origin_errors.unwrap_or(false);
+        if detection.consecutive_local_origin_failures.is_some() && !split {
+            report.field("consecutiveLocalOriginFailures", |report| {
+                report.error("needs splitExternalLocalOriginErrors: true");
+            });
+        }
+    });
+}
+
+fn percent(field: &str, value: Option<f64>, report: &mut Report) {
+    if let Some(value) = value.filter(|value| !(0.0..=100.0).contains(value)) {
+        report.field(field, |report| {
+            report.error(format!("{value} is not a percentage between 0 and 100"));
+        });
+    }
+}
+
+fn settings(
+    balancer: Option<&api::LoadBalancer>,
+    pool: Option<&api::ConnectionPool>,
+    report: &mut Report,
+) -> Settings {
+    Settings {
+        balancing: balancer
+            .and_then(|balancer| report.field("loadBalancer", |report| balancing(balancer, report))),
+        pool: pool.map(|pool| report.field("connectionPool", |report| connection_pool(pool, report))),
+    }
+}
+
+fn balancing(balancer: &api::LoadBalancer, report: &mut Report) -> Option<Balancing> {
+    let policy = match (balancer.simple, &balancer.consistent_hash) {
+        (Some(_), Some(_)) => {
+            report.error("only one of simple and consistentHash can be given");
+            return None;
+        }
+        (None, Some(hash)) => report.field("consistentHash", |report| consistent_hash(hash, report))?,
+        (simple, None) => report.field("simple", |report| match simple {
+            Some(SimpleLb::RoundRobin) => LoadBalancer::RoundRobin,
+            Some(SimpleLb::Random) => LoadBalancer::Random,
+            Some(SimpleLb::LeastConn) => {
+                report.info("LEAST_CONN is deprecated, use LEAST_REQUEST");
+                LoadBalancer::LeastRequest
+            }
+            Some(SimpleLb::Passthrough) => {
+                report.warn("accepted, not enforced yet: PASSTHROUGH (LEAST_REQUEST is used)");
+                LoadBalancer::LeastRequest
+            }
+            Some(SimpleLb::LeastRequest | SimpleLb::Unspecified) | None => LoadBalancer::LeastRequest,
+        }),
+    };
+    let warmup = warmup(balancer, report);
+    if warmup.is_some() && !matches!(policy, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest) {
+        report.field("warmup", |report| report.error("only possible with ROUND_ROBIN and LEAST_REQUEST"));
+    }
+    Some(Balancing { policy, warmup })
+}
+
+fn consistent_hash(hash: &api::ConsistentHash, report: &mut Report) -> Option<LoadBalancer> {
+    let mut keys = Vec::new();
+    if let Some(name) = &hash.http_header_name {
+        let name = report.field("httpHeaderName", |report| report.accept(header::name(name)));
+        keys.push(HashKey::Header(name?));
+    }
+    if let Some(cookie) = &hash.http_cookie {
+        if cookie.name.is_empty() {
+            report.field("httpCookie", |report| report.error("the cookie needs a name"));
+        }
+        let ttl = cookie.ttl.map(|ttl| ttl.0);
+        keys.push(HashKey::Cookie { name: cookie.name.clone(), path: cookie.path.clone(), ttl });
+    }
+    if hash.use_source_ip {
+        keys.push(HashKey::SourceIp);
+    }
+    if let Some(name) = &hash.http_query_parameter_name {
+        keys.push(HashKey::Query(name.clone()));
+    }
+    if keys.len() != 1 {
+        report.error(
+            "exactly one of httpHeaderName, httpCookie, useSourceIp and httpQueryParameterName is needed",
+        );
+    }
+    let asked = hash.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size).or(hash.minimum_ring_size);
+    let (default, most) = RING_SIZE;
+    let minimum_size = match asked.unwrap_or_default() {
+        0 => default,
+        size if size <= most => u32::try_from(size).unwrap_or(default),
+        size => {
+            report.error(format!("a ring of {size} is too large, the most is {most}"));
+            default
+        }
+    };
+    keys.pop().map(|key| LoadBalancer::RingHash { key, minimum_size })
+}
+
+fn warmup(balancer: &api::LoadBalancer, report: &mut Report) -> Option<Warmup> {
+    if balancer.warmup_duration_secs.is_some() {
+        report.field("warmupDurationSecs", |report| match balancer.warmup {
+            Some(_) => report.error("only one of warmupDurationSecs and warmup can be given"),
+            None => report.info("deprecated, use warmup.duration"),
+        });
+    }
+    let described = balancer.warmup.clone().unwrap_or_default();
+    let duration = described.duration.or(balancer.warmup_duration_secs);
+    report.field("warmup", |report| {
+        percent("minimumPercent", described.minimum_percent, report);
+        let aggression = described.aggression.unwrap_or(1.0);
+        if !(1.0..=1000.0).contains(&aggression) {
+            report.field("aggression", |report| report.error("must be between 1 and 1000"));
+        }
+        if balancer.warmup.is_some() && duration.is_none_or(|duration| duration.0.is_zero()) {
+            report.error("duration is needed");
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to a range the integers hold"
+        )]
+        Some(Warmup {
+            duration: duration?.0,
+            minimum_percent: described.minimum_percent.unwrap_or(10.0).clamp(0.0, 100.0).round() as u8,
+            aggression_thousandths: (aggression.clamp(1.0, 1000.0) * 1000.0).round() as u32,
+        })
+    })
+}
+
+fn connection_pool(pool: &api::ConnectionPool, report: &mut Report) -> ConnectionPool {
+    let mut read = ConnectionPool::default();
+    if pool.tcp.is_none() && pool.http.is_none() {
+        report.error("it has no field: leave it out");
+    }
+    let mut bound = |group: &str, field: &str, value: Option<i32>, into: &mut u32| {
+        let value = report.field(group, |report| report.field(field, |report| limit(value, report)));
+        *into = value.unwrap_or(*into);
+    };
+    if let Some(tcp) = &pool.tcp {
+        bound("tcp", "maxConnections", tcp.max_connections, &mut read.max_connections);
+        read.connect_timeout = tcp.connect_timeout.map_or(read.connect_timeout, |timeout| timeout.0);
+        read.tcp_idle_timeout = tcp.idle_timeout.map_or(read.tcp_idle_timeout, |timeout| timeout.0);
+        read.max_connection_duration = tcp.max_connection_duration.map(|duration| duration.0);
+        read.keepalive = tcp.tcp_keepalive.map(|keepalive| Keepalive {
+            probes: keepalive.probes,
+            time: keepalive.time.map(|time| time.0),
+            interval: keepalive.interval.map(|interval| interval.0),
+        });
+    }
+    if let Some(http) = &pool.http {
+        bound("http", "http1MaxPendingRequests", http.http1_max_pending_requests, &mut read.max_pending);
+        bound("http", "http2MaxRequests", http.http2_max_requests, &mut read.max_requests);
+        let per_connection = http.max_requests_per_connection;
+        bound("http", "maxRequestsPerConnection", per_connection, &mut read.max_requests_per_connection);
+        bound("http", "maxConcurrentStreams", http.max_concurrent_streams, &mut read.max_concurrent_streams);
+        read.idle_timeout = http.idle_timeout.map_or(read.idle_timeout, |timeout| timeout.0);
+    }
+    report.field("tcp", |report| {
+        if read.connect_timeout.is_zero() {
+            report.field("connectTimeout", |report| report.error("must be longer than 0"));
+        }
+    });
+    report.field("http", |report| {
+        if read.max_requests_per_connection > MAX_REQUESTS_PER_CONNECTION {
+            report.field("maxRequestsPerConnection", |report| {
+                report.error(format!("the most is {MAX_REQUESTS_PER_CONNECTION}"));
+            });
+        }
+    });
+    read
+}

@@ -1,0 +1,143 @@
+//! The small values rules are made of: string matches, header edits, shares, weights.
+
+use std::collections::BTreeMap;
+
+use pillion_policy::{
+    Invalid,
+    header::{self, Edits, Field},
+    matching::StringMatch,
+    name::Label,
+    pattern::Pattern,
+    ratio::Fraction,
+};
+
+use crate::{api, naming::Naming, object::Destination, problem::Report};
+
+/// A condition that must say something.
+pub(super) fn string_match(value: &api::StringMatch, report: &mut Report) -> Option<StringMatch> {
+    match optional_match(value, report)? {
+        StringMatch::Present => {
+            report.error("one of exact, prefix and regex is needed");
+            None
+        }
+        condition => Some(condition),
+    }
+}
+
+/// A condition that asks only for presence when it says nothing, or the regular expression `*`.
+pub(super) fn optional_match(value: &api::StringMatch, report: &mut Report) -> Option<StringMatch> {
+    match (&value.exact, &value.prefix, &value.regex) {
+        (None, None, None) => Some(StringMatch::Present),
+        (Some(exact), None, None) => Some(StringMatch::Exact(exact.clone())),
+        (None, Some(prefix), None) => Some(StringMatch::Prefix(prefix.clone())),
+        (None, None, Some(regex)) if regex == "*" => Some(StringMatch::Present),
+        (None, None, Some(regex)) => {
+            report.field("regex", |report| report.accept(Pattern::new(regex))).map(StringMatch::Regex)
+        }
+        _ => {
+            report.error("only one of exact, prefix and regex can be given");
+            None
+        }
+    }
+}
+
+/// Header edits of a rule or a destination, without those of the host.
+pub(super) fn edits(operations: &api::HeaderOperations, report: &mut Report) -> Edits {
+    let fields = |fields: &BTreeMap<String, String>, report: &mut Report| {
+        let fields = fields.iter().filter(|(name, _)| !is_host(name));
+        fields
+            .filter_map(|(name, value)| report.field(name, |report| report.accept(Field::new(name, value))))
+            .collect()
+    };
+    let set = report.field("set", |report| fields(&operations.set, report));
+    let add = report.field("add", |report| fields(&operations.add, report));
+    let remove = report.field("remove", |report| {
+        let names = operations.remove.iter().enumerate();
+        names
+            .filter_map(|(index, name)| {
+                report.item(index, |report| {
+                    if is_host(name) || name.starts_with(':') {
+                        report.error(format!("{name} cannot be removed"));
+                        return None;
+                    }
+                    report.accept(header::name(name))
+                })
+            })
+            .collect()
+    });
+    Edits { remove, set, add }
+}
+
+/// Whether a header name stands for the authority of the request.
+pub(super) fn is_host(name: &str) -> bool {
+    name.eq_ignore_ascii_case("host") || name == ":authority"
+}
+
+/// A share in percent; all of it when nothing is said.
+pub(super) fn fraction(percent: Option<f64>, report: &mut Report) -> Option<Fraction> {
+    match percent {
+        None => Some(Fraction::ALL),
+        Some(percent) => report.accept(Fraction::from_percent(percent)),
+    }
+}
+
+/// A destination, with its host qualified in the rule's namespace.
+pub(super) fn destination(
+    destination: Option<&api::Destination>,
+    namespace: &Label,
+    naming: &Naming,
+    report: &mut Report,
+) -> Option<Destination> {
+    let Some(destination) = destination else {
+        report.error("destination is missing");
+        return None;
+    };
+    report.field("destination", |report| {
+        let host = report.field("host", |report| {
+            if destination.host.starts_with('*') {
+                report.error("a destination is one host, not a wildcard");
+                return None;
+            }
+            report.accept(naming.qualify(&destination.host, namespace.as_str()))
+        });
+        let subset = destination.subset.as_deref().filter(|subset| !subset.is_empty());
+        let subset = report
+            .field("subset", |report| subset.map(|subset| report.accept(Label::new(subset))))
+            .map_or(Some(None), |subset| subset.map(Some));
+        let port = report.field("port", |report| match destination.port {
+            Some(port) if port.number == 0 => {
+                report.error("number must be between 1 and 65535");
+                None
+            }
+            port => Some(port.map(|port| port.number)),
+        });
+        Some(Destination { host: host?, port: port?, subset: subset?, path: report.here() })
+    })
+}
+
+/// A limit that is a positive number, or nothing when it is 0: Istio cannot tell that from absence.
+pub(super) fn limit(value: Option<i32>, report: &mut Report) -> Option<u32> {
+    match value.map(u32::try_from) {
+        None | Some(Ok(0)) => None,
+        Some(Ok(limit)) => Some(limit),
+        Some(Err(_)) => {
+            report.error("cannot be negative");
+            None
+        }
+    }
+}
+
+/// A weight relative to its siblings.
+pub(super) fn weight(value: Option<i64>, siblings: usize, report: &mut Report) -> Option<u32> {
+    report.field("weight", |report| match value {
+        None if siblings > 1 => {
+            report.warn("without a weight this destination takes no traffic");
+            Some(0)
+        }
+        None => Some(1),
+        Some(weight) => {
+            let checked = u32::try_from(weight);
+            report.accept(checked.map_err(|_| Invalid::new(format!("{weight} is not a weight: 0 or more"))))
+        }
+    })
+}

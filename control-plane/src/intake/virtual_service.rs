@@ -1,0 +1,517 @@
+//! What a VirtualService says, as rules of the policy model whose destinations are still names.
+
+use pillion_policy::{
+    Invalid,
+    header::{self, Edits, Field},
+    matching::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch},
+    name::Label,
+    pattern::{Pattern, Substitution},
+    route::{Cors, DirectResponse, PathRewrite, Redirect, RedirectPort},
+};
+
+use super::values::{destination, edits, fraction, is_host, optional_match, string_match, weight};
+use crate::{
+    api,
+    naming::{Exported, HostPattern, Naming},
+    object::{Action, Backend, Key, Match, Mirror, Rule, VirtualService},
+    problem::Report,
+};
+
+/// The gateway that means every sidecar.
+const MESH: &str = "mesh";
+
+pub(super) fn read(
+    spec: &api::VirtualService,
+    key: &Key,
+    naming: &Naming,
+    report: &mut Report,
+) -> Option<VirtualService> {
+    let hosts = report.field("hosts", |report| hosts(&spec.hosts, key, naming, report));
+    let mesh = report.field("gateways", |report| for_sidecars(&spec.gateways, report));
+    let exported =
+        report.field("exportTo", |report| report.accept(Exported::new(&spec.export_to, &key.namespace)));
+    if spec.http.is_empty() && spec.tcp.to_check().is_none() && spec.tls.to_check().is_none() {
+        report.error("it has no routes: http is empty");
+    }
+    let reader = RuleReader { key, naming };
+    let rules = report.field("http", |report| {
+        let mut end: Option<usize> = None;
+        let rules = spec.http.iter().enumerate();
+        rules
+            .map(|(index, http)| {
+                report.item(index, |report| {
+                    if let Some(end) = end {
+                        report.warn(format!("never reached: http[{end}] takes every request"));
+                    }
+                    let rule = reader.rule(index, http, report)?;
+                    if end.is_none() && is_catch_all(&rule) {
+                        end = Some(index);
+                    }
+                    Some(rule)
+                })
+            })
+            .collect::<Vec<Option<Rule>>>()
+    });
+    let rules: Option<Vec<Rule>> = rules.into_iter().collect();
+    Some(VirtualService { hosts, exported: exported?, mesh, rules: rules? })
+}
+
+fn hosts(hosts: &[String], key: &Key, naming: &Naming, report: &mut Report) -> Vec<HostPattern> {
+    if hosts.is_empty() {
+        report.error("at least one host is needed");
+    }
+    let mut read: Vec<HostPattern> = Vec::new();
+    for (index, host) in hosts.iter().enumerate() {
+        report.item(index, |report| {
+            match report.accept(HostPattern::new(host, key.namespace.as_str(), naming)) {
+                Some(pattern) if read.contains(&pattern) => report.error(format!("{host} stands here twice")),
+                Some(pattern) => read.push(pattern),
+                None => {}
+            }
+        });
+    }
+    read
+}
+
+/// Whether a list of gateways includes the sidecars; the others are reported.
+fn for_sidecars(gateways: &[String], report: &mut Report) -> bool {
+    for (index, gateway) in gateways.iter().enumerate().filter(|(_, gateway)| *gateway != MESH) {
+        report.item(index, |report| {
+            report.warn(format!("accepted, not enforced yet: gateway {gateway} (only {MESH} is)"));
+        });
+    }
+    gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH)
+}
+
+fn is_catch_all(rule: &Rule) -> bool {
+    let always = |entry: &Match| {
+        entry.applies && entry.port.is_none() && entry.namespace.is_none() && entry.request.is_catch_all()
+    };
+    rule.matches.is_empty() || rule.matches.iter().any(always)
+}
+
+struct RuleReader<'a> {
+    key: &'a Key,
+    naming: &'a Naming,
+}
+
+impl RuleReader<'_> {
+    fn rule(&self, index: usize, http: &api::HttpRoute, report: &mut Report) -> Option<Rule> {
+        let matches = report.field("match", |report| {
+            let entries = http.matches.iter().enumerate();
+            entries.map(|(index, entry)| report.item(index, |report| read_match(entry, report))).collect()
+        });
+        let (request_headers, response_headers, host) = match &http.headers {
+            Some(headers) => report.field("headers", |report| rule_headers(headers, report)),
+            None => Default::default(),
+        };
+        let action = self.action(http, host, report);
+        check_unenforced(http, report);
+        let mirrors = self.mirrors(http, report);
+        let cors = http
+            .cors_policy
+            .as_ref()
+            .map(|cors| report.field("corsPolicy", |report| read_cors(cors, report)));
+        let timeout = report.field("timeout", |report| match http.timeout {
+            Some(timeout) if !timeout.0.is_zero() && timeout.0.as_millis() == 0 => {
+                report.error("the shortest timeout is 1ms");
+                None
+            }
+            timeout => timeout.map(|timeout| timeout.0).filter(|timeout| !timeout.is_zero()),
+        });
+        let label = if http.name.is_empty() { String::new() } else { format!(" ({})", http.name) };
+        let name = format!("{} http[{index}]{label}", self.key).into();
+        let matches: Option<Vec<Match>> = matches;
+        Some(Rule {
+            name,
+            matches: matches?,
+            action: action?,
+            request_headers,
+            response_headers,
+            timeout,
+            mirrors,
+            cors,
+        })
+    }
+
+    fn action(&self, http: &api::HttpRoute, host: Option<Field>, report: &mut Report) -> Option<Action> {
+        match (http.route.as_slice(), &http.redirect, &http.direct_response) {
+            ([], None, None) => {
+                report.error("it does nothing: route, redirect or directResponse is needed");
+                None
+            }
+            (route, None, None) => self.forward(http, route, host, report),
+            ([], Some(redirect), None) => {
+                exclude_rewrite(http, "redirect", report);
+                report.field("redirect", |report| read_redirect(redirect, http, report)).map(Action::Redirect)
+            }
+            ([], None, Some(response)) => {
+                exclude_rewrite(http, "directResponse", report);
+                report.field("directResponse", |report| read_response(response, report)).map(Action::Respond)
+            }
+            _ => {
+                report.error("only one of route, redirect and directResponse can be given");
+                None
+            }
+        }
+    }
+
+    fn forward(
+        &self,
+        http: &api::HttpRoute,
+        route: &[api::HttpRouteDestination],
+        host: Option<Field>,
+        report: &mut Report,
+    ) -> Option<Action> {
+        let backends: Option<Vec<Backend>> = report.field("route", |report| {
+            let entries = route.iter().enumerate();
+            let backends = entries
+                .map(|(index, entry)| report.item(index, |report| self.backend(entry, route.len(), report)));
+            backends.collect::<Vec<_>>().into_iter().collect()
+        });
+        if let Some([_, _, ..]) = backends.as_deref()
+            && backends.iter().flatten().all(|backend| backend.weight == 0)
+        {
+            report.field("route", |report| {
+                report.error("all weights are 0: no destination would take traffic");
+            });
+        }
+        let (path, authority) = match &http.rewrite {
+            Some(rewrite) => report.field("rewrite", |report| read_rewrite(rewrite, report)),
+            None => (None, None),
+        };
+        if authority.is_some() && host.is_some() {
+            report.error("the authority is rewritten both in rewrite.authority and in headers.request.set");
+        }
+        Some(Action::Forward { backends: backends?, path, authority: authority.or(host) })
+    }
+
+    fn backend(
+        &self,
+        entry: &api::HttpRouteDestination,
+        siblings: usize,
+        report: &mut Report,
+    ) -> Option<Backend> {
+        let destination = destination(entry.destination.as_ref(), &self.key.namespace, self.naming, report);
+        let weight = weight(entry.weight, siblings, report);
+        let (request_headers, response_headers) = match &entry.headers {
+            Some(headers) => report.field("headers", |report| {
+                let request = report.field("request", |report| {
+                    if headers.request.set.keys().chain(headers.request.add.keys()).any(|name| is_host(name)) {
+                        report.warn("accepted, not enforced yet: the host of a single destination (set it on the rule)");
+                    }
+                    edits(&headers.request, report)
+                });
+                (request, report.field("response", |report| edits(&headers.response, report)))
+            }),
+            None => Default::default(),
+        };
+        Some(Backend { destination: destination?, weight: weight?, request_headers, response_headers })
+    }
+
+    fn mirrors(&self, http: &api::HttpRoute, report: &mut Report) -> Vec<Mirror> {
+        let has_share = http.mirror_percentage.is_some() || http.mirror_percent.is_some();
+        if http.mirror.is_some() && !http.mirrors.is_empty() {
+            report.error("only one of mirror and mirrors can be given");
+        } else if http.mirror.is_none() && has_share {
+            report.warn("mirrorPercentage without mirror has no effect");
+        } else if http.route.is_empty() && (http.mirror.is_some() || !http.mirrors.is_empty()) {
+            report.warn("a mirror without a route has no effect");
+        }
+        if http.mirror_percent.is_some() {
+            report.field("mirrorPercent", |report| report.info("deprecated, use mirrorPercentage"));
+        }
+        let share = http.mirror_percentage.map(|share| share.value).or(http.mirror_percent.map(f64::from));
+        let share = report.field("mirrorPercentage", |report| fraction(share, report));
+        let single = http.mirror.as_ref().and_then(|mirror| {
+            let holder = report.field("mirror", |report| report.here());
+            let mut found = destination(Some(mirror), &self.key.namespace, self.naming, report)?;
+            found.path = holder;
+            Some(Mirror { destination: found, fraction: share? })
+        });
+        let several = report.field("mirrors", |report| {
+            let entries = http.mirrors.iter().enumerate();
+            let mirrors = entries.filter_map(|(index, entry)| {
+                report.item(index, |report| {
+                    let found =
+                        destination(entry.destination.as_ref(), &self.key.namespace, self.naming, report);
+                    let share = entry.percentage.map(|share| share.value);
+                    let share = report.field("percentage", |report| fraction(share, report));
+                    Some(Mirror { destination: found?, fraction: share? })
+                })
+            });
+            mirrors.collect::<Vec<_>>()
+        });
+        single.into_iter().chain(several).collect()
+    }
+}
+
+fn read_match(entry: &api::HttpMatch, report: &mut Report) -> Option<Match> {
+    let mut empty = entry.port.is_none() && entry.source_namespace.is_none();
+    empty &= entry.source_labels.is_empty() && entry.gateways.is_empty() && entry.query_params.is_empty();
+    empty &= entry.headers.is_empty() && entry.without_headers.is_empty();
+    empty &= [&entry.uri, &entry.scheme, &entry.method, &entry.authority].iter().all(|value| value.is_none());
+    if empty {
+        report.error("an empty match is ambiguous: leave match out to match every request");
+    }
+    let mut applies = report.field("gateways", |report| for_sidecars(&entry.gateways, report));
+    if !entry.source_labels.is_empty() {
+        applies = false;
+        report.field("sourceLabels", |report| {
+            report.warn("accepted, not enforced yet: until then this match applies to no request");
+        });
+    }
+    let path = entry.uri.as_ref().and_then(|uri| {
+        let value = report.field("uri", |report| string_match(uri, report))?;
+        Some(PathMatch { value, ignore_case: entry.ignore_uri_case })
+    });
+    if entry.ignore_uri_case && !matches!(&path, Some(path) if !matches!(path.value, StringMatch::Regex(_))) {
+        report.field("ignoreUriCase", |report| report.warn("has no effect without an exact or prefix uri"));
+    }
+    let mut single = |name: &str, value: &Option<api::StringMatch>| {
+        value.as_ref().and_then(|value| report.field(name, |report| string_match(value, report)))
+    };
+    let method = single("method", &entry.method);
+    let scheme = single("scheme", &entry.scheme);
+    let authority = single("authority", &entry.authority);
+    let mut headers = Vec::new();
+    for (field, tests, negated) in
+        [("headers", &entry.headers, false), ("withoutHeaders", &entry.without_headers, true)]
+    {
+        for (name, test) in tests {
+            report.field(field, |report| {
+                report.field(name, |report| match header_match(name, test, negated, report) {
+                    Some(Some(test)) => headers.push(test),
+                    Some(None) => applies = false,
+                    None => {}
+                });
+            });
+        }
+    }
+    let query = report.field("queryParams", |report| {
+        let tests = entry.query_params.iter();
+        let tests = tests.filter_map(|(name, test)| {
+            let value = report.field(name, |report| optional_match(test, report))?;
+            Some(QueryMatch { name: name.clone(), value })
+        });
+        tests.collect()
+    });
+    let namespace = report.field("sourceNamespace", |report| {
+        let namespace = entry.source_namespace.as_deref().filter(|namespace| !namespace.is_empty());
+        namespace.and_then(|namespace| report.accept(Label::new(namespace)))
+    });
+    let request = RouteMatch { path, method, scheme, authority, headers, query };
+    Some(Match { port: entry.port.filter(|port| *port != 0), namespace, applies, request })
+}
+
+/// A test of a header; `Some(None)` when the test can hold for no request yet.
+fn header_match(
+    name: &str,
+    test: &api::StringMatch,
+    negated: bool,
+    report: &mut Report,
+) -> Option<Option<HeaderMatch>> {
+    if matches!(name, "uri" | "scheme" | "method" | "authority") {
+        report.warn(format!("ignored: use the field {name} beside headers"));
+        return None;
+    }
+    if name.starts_with('@') {
+        report.warn("accepted, not enforced yet: until then this match applies to no request");
+        return Some(None);
+    }
+    let name = report.accept(header::name(name))?;
+    let value = optional_match(test, report)?;
+    Some(Some(HeaderMatch { name, value, negated }))
+}
+
+/// The header edits of a rule; the host, which is rewritten and not edited, comes apart.
+fn rule_headers(headers: &api::Headers, report: &mut Report) -> (Edits, Edits, Option<Field>) {
+    let (request, host) = report.field("request", |report| {
+        let operations = &headers.request;
+        if operations.add.keys().any(|name| is_host(name)) {
+            report.field("add", |report| report.error("a request has one host: use set"));
+        }
+        let host = operations.set.iter().find(|(name, _)| is_host(name));
+        let host = host.and_then(|(_, value)| report.accept(Field::new("host", value)));
+        (edits(operations, report), host)
+    });
+    let response = report.field("response", |report| edits(&headers.response, report));
+    (request, response, host)
+}
+
+fn read_rewrite(rewrite: &api::HttpRewrite, report: &mut Report) -> (Option<PathRewrite>, Option<Field>) {
+    let path = match (&rewrite.uri, &rewrite.uri_regex_rewrite) {
+        (Some(_), Some(_)) => {
+            report.error("only one of uri and uriRegexRewrite can be given");
+            None
+        }
+        (Some(uri), None) => Some(PathRewrite::Matched(uri.clone())),
+        (None, Some(regex)) => report.field("uriRegexRewrite", |report| {
+            let pattern = report.field("match", |report| report.accept(Pattern::new(&regex.pattern)));
+            let substitution =
+                report.field("rewrite", |report| report.accept(Substitution::new(&regex.rewrite)));
+            Some(PathRewrite::Regex { pattern: pattern?, substitution: substitution? })
+        }),
+        (None, None) => {
+            if rewrite.authority.is_none() {
+                report.error("it rewrites nothing: uri, uriRegexRewrite or authority is needed");
+            }
+            None
+        }
+    };
+    let authority = rewrite.authority.as_ref().and_then(|authority| {
+        report.field("authority", |report| report.accept(Field::new("host", authority)))
+    });
+    (path, authority)
+}
+
+fn exclude_rewrite(http: &api::HttpRoute, action: &str, report: &mut Report) {
+    if http.rewrite.is_some() {
+        report.field("rewrite", |report| report.error(format!("not possible together with {action}")));
+    }
+    if http.fault.to_check().is_some() {
+        report.field("fault", |report| report.error(format!("not possible together with {action}")));
+    }
+}
+
+fn read_redirect(
+    redirect: &api::HttpRedirect,
+    http: &api::HttpRoute,
+    report: &mut Report,
+) -> Option<Redirect> {
+    let path = match (&redirect.uri, &redirect.prefix_rewrite) {
+        (Some(_), Some(_)) => {
+            report.error("only one of uri and prefixRewrite can be given");
+            None
+        }
+        (Some(uri), None) => Some(PathRewrite::Whole(uri.clone())),
+        (None, Some(prefix)) => {
+            let by_prefix =
+                |entry: &api::HttpMatch| entry.uri.as_ref().is_some_and(|uri| uri.prefix.is_some());
+            if http.matches.is_empty() || !http.matches.iter().all(by_prefix) {
+                report.field("prefixRewrite", |report| report.error("needs a match by uri.prefix"));
+            }
+            Some(PathRewrite::Matched(prefix.clone()))
+        }
+        (None, None) => None,
+    };
+    let port = match (redirect.port, redirect.derive_port) {
+        (Some(_), Some(_)) => {
+            report.error("only one of port and derivePort can be given");
+            RedirectPort::SchemeDefault
+        }
+        (Some(port), None) => RedirectPort::Number(port),
+        (None, Some(api::RedirectPort::FromRequestPort)) => RedirectPort::Request,
+        (None, Some(api::RedirectPort::FromProtocolDefault) | None) => RedirectPort::SchemeDefault,
+    };
+    if let Some(scheme) = redirect.scheme.as_deref().filter(|scheme| !matches!(*scheme, "http" | "https")) {
+        report.field("scheme", |report| report.error(format!("{scheme:?} is neither http nor https")));
+    }
+    let redirect = Redirect {
+        code: redirect.redirect_code.unwrap_or(301),
+        scheme: redirect.scheme.clone(),
+        host: redirect.authority.clone(),
+        port,
+        path,
+    };
+    report.field("redirectCode", |report| report.accept(redirect.check()))?;
+    Some(redirect)
+}
+
+fn read_response(response: &api::HttpDirectResponse, report: &mut Report) -> Option<DirectResponse> {
+    let body = match &response.body {
+        None => Vec::new(),
+        Some(body) => report.field("body", |report| match (&body.string, &body.bytes) {
+            (Some(text), None) => Some(text.clone().into_bytes()),
+            (None, Some(bytes)) => {
+                report.field("bytes", |report| report.accept(super::base64::decode(bytes)))
+            }
+            _ => {
+                report.error("one of string and bytes is needed");
+                None
+            }
+        })?,
+    };
+    let response = DirectResponse { status: response.status, body: body.into() };
+    report.accept(response.check())?;
+    Some(response)
+}
+
+fn read_cors(cors: &api::CorsPolicy, report: &mut Report) -> Cors {
+    if !cors.allow_origin.is_empty() {
+        report.field("allowOrigin", |report| report.info("deprecated, use allowOrigins"));
+    }
+    let old = cors.allow_origin.iter().map(|origin| match origin.as_str() {
+        "*" => StringMatch::Present,
+        origin => StringMatch::Exact(origin.to_owned()),
+    });
+    let mut allow_origins: Vec<StringMatch> = old.collect();
+    report.field("allowOrigins", |report| {
+        for (index, origin) in cors.allow_origins.iter().enumerate() {
+            let any = origin.exact.as_deref() == Some("*");
+            let origin = report.item(index, |report| string_match(origin, report));
+            allow_origins.extend(origin.map(|origin| if any { StringMatch::Present } else { origin }));
+        }
+    });
+    let mut names = |field: &str, names: &[String]| {
+        report.field(field, |report| {
+            let names = names.iter().enumerate();
+            let names = names
+                .filter_map(|(index, name)| report.item(index, |report| report.accept(header::name(name))));
+            names.collect()
+        })
+    };
+    let allow_headers = names("allowHeaders", &cors.allow_headers);
+    let expose_headers = names("exposeHeaders", &cors.expose_headers);
+    report.field("allowMethods", |report| {
+        for (index, method) in cors.allow_methods.iter().enumerate() {
+            let valid = http::Method::from_bytes(method.as_bytes())
+                .map_err(|_| Invalid::new(format!("{method:?} is not a method")));
+            report.item(index, |report| report.accept(valid));
+        }
+    });
+    Cors {
+        allow_origins,
+        allow_methods: cors.allow_methods.clone(),
+        allow_headers,
+        expose_headers,
+        max_age: cors.max_age.map(|age| age.0),
+        allow_credentials: cors.allow_credentials,
+        forward_unmatched_preflights: cors.unmatched_preflights != Some(api::UnmatchedPreflights::Ignore),
+    }
+}
+
+/// Checks values that nothing acts on yet, so that they are right when something does.
+fn check_unenforced(http: &api::HttpRoute, report: &mut Report) {
+    if let Some(retries) = http.retries.to_check() {
+        let details = retries.per_try_timeout.is_some()
+            || retries.retry_on.is_some()
+            || retries.retry_remote_localities.is_some();
+        report.field("retries", |report| {
+            report.field("attempts", |report| match retries.attempts {
+                0 if details => {
+                    report.error("0 switches retries off and leaves the other fields without effect")
+                }
+                negative if negative < 0 => report.error("cannot be negative"),
+                _ => {}
+            });
+            let longer = |per_try: api::ApiDuration, total: api::ApiDuration| per_try > total;
+            if let (Some(per_try), Some(total)) = (retries.per_try_timeout, http.timeout)
+                && longer(per_try, total)
+            {
+                report.field("perTryTimeout", |report| report.error("longer than the timeout of the route"));
+            }
+        });
+    }
+    if let Some(fault) = http.fault.to_check() {
+        let delay = fault.delay.as_ref().and_then(|delay| delay.percentage);
+        let abort = fault.abort.as_ref().and_then(|abort| abort.percentage);
+        report.field("fault", |report| {
+            for (field, share) in [("delay", delay), ("abort", abort)] {
+                report.field(field, |report| {
+                    report.field("percentage", |report| fraction(share.map(|share| share.value), report));
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,275 @@
+//! What is wrong with an object, or worth knowing about it, and exactly where.
+//!
+//! A [`Report`] follows the reader through one object: it knows the path of the field being read, so that nobody who
+//! finds a mistake has to spell out where. A [`Problem`] is a finding with the object, file and line around it: the one
+//! form that `pillion validate`, `/status` and the log show.
+
+use std::fmt;
+
+use pillion_policy::Invalid;
+use serde::Serialize;
+
+use crate::yaml::{Node, Value};
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The object, or the part named, is not used as written.
+    Error,
+    /// It is used, but probably does not do what its author expects.
+    Warning,
+    /// Nothing is wrong; something is left to others.
+    Info,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        })
+    }
+}
+
+/// One step of a path into an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Segment {
+    Key(Box<str>),
+    Index(usize),
+}
+
+/// The place of a field, as in `spec.http[0].route[1].weight`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Path(Vec<Segment>);
+
+impl Path {
+    /// The line in `document` of the deepest part of the path that exists there.
+    pub(crate) fn line_in(&self, document: &Node) -> u32 {
+        let mut line = document.line;
+        let mut node = document;
+        for segment in &self.0 {
+            let (at, next) = match (segment, &node.value) {
+                (Segment::Key(key), Value::Map(_)) => match node.entry(key) {
+                    Some(entry) => (entry.line, &entry.node),
+                    None => break,
+                },
+                (Segment::Index(index), Value::List(items)) => match items.get(*index) {
+                    Some(item) => (item.line, item),
+                    None => break,
+                },
+                _ => break,
+            };
+            line = at;
+            node = next;
+        }
+        line
+    }
+
+    /// The path that is written as `text`, as in `spec.hosts[0]`.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut path = Self::default();
+        path.push_text(text);
+        path
+    }
+
+    /// The path of the field `key` below this one.
+    #[must_use]
+    pub(crate) fn then(&self, key: &str) -> Self {
+        let mut path = self.clone();
+        path.0.push(Segment::Key(key.into()));
+        path
+    }
+
+    fn push_text(&mut self, text: &str) {
+        for part in text.split('.').filter(|part| !part.is_empty()) {
+            let mut pieces = part.split('[');
+            if let Some(key) = pieces.next().filter(|key| !key.is_empty()) {
+                self.0.push(Segment::Key(key.into()));
+            }
+            for index in pieces.filter_map(|piece| piece.trim_end_matches(']').parse().ok()) {
+                self.0.push(Segment::Index(index));
+            }
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, segment) in self.0.iter().enumerate() {
+            match segment {
+                Segment::Index(index) => write!(f, "[{index}]")?,
+                Segment::Key(key) if position == 0 => f.write_str(key)?,
+                Segment::Key(key) => write!(f, ".{key}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One remark about a field of the object being read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Which field.
+    pub path: Path,
+    /// What is the matter, and what to do where that is known.
+    pub reason: String,
+}
+
+/// Collects the findings of one object while it is read.
+#[derive(Debug, Default)]
+pub struct Report {
+    path: Path,
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Reads something below the field `key`.
+    pub(crate) fn field<T>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.below(Segment::Key(key.into()), read)
+    }
+
+    /// Reads the list item at `index`.
+    pub(crate) fn item<T>(&mut self, index: usize, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.below(Segment::Index(index), read)
+    }
+
+    fn below<T>(&mut self, segment: Segment, read: impl FnOnce(&mut Self) -> T) -> T {
+        self.path.0.push(segment);
+        let result = read(self);
+        self.path.0.pop();
+        result
+    }
+
+    /// The path of the present field.
+    pub(crate) fn here(&self) -> Path {
+        self.path.clone()
+    }
+
+    /// Notes that the present field cannot be used.
+    pub(crate) fn error(&mut self, reason: impl Into<String>) {
+        self.push(Severity::Error, reason.into());
+    }
+
+    /// Notes that the present field probably does not do what is expected.
+    pub(crate) fn warn(&mut self, reason: impl Into<String>) {
+        self.push(Severity::Warning, reason.into());
+    }
+
+    /// Notes something about the present field that is good to know.
+    pub(crate) fn info(&mut self, reason: impl Into<String>) {
+        self.push(Severity::Info, reason.into());
+    }
+
+    /// Keeps a value of the policy model, or notes why there is none.
+    pub(crate) fn accept<T>(&mut self, result: Result<T, Invalid>) -> Option<T> {
+        result
+            .map_err(|invalid| {
+                let mut path = self.path.clone();
+                path.push_text(invalid.at());
+                self.findings.push(Finding {
+                    severity: Severity::Error,
+                    path,
+                    reason: invalid.reason().to_owned(),
+                });
+            })
+            .ok()
+    }
+
+    fn push(&mut self, severity: Severity, reason: String) {
+        self.findings.push(Finding { severity, path: self.path.clone(), reason });
+    }
+
+    /// Whether anything found forbids the use of the object.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+
+    /// All findings in the order they were made.
+    pub(crate) fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
+}
+
+/// A finding with everything needed to go and mend it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
+    /// `Kind namespace/name`; empty when it concerns a whole file.
+    pub object: String,
+    /// The file the object stands in.
+    pub file: String,
+    /// The line in that file, counted from 1.
+    pub line: u32,
+    /// The field; empty when it concerns the object as a whole.
+    pub path: String,
+    /// What is the matter.
+    pub reason: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}: ", self.file, self.line, self.severity)?;
+        if !self.object.is_empty() {
+            write!(f, "{} ", self.object)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// The known word that `word` was probably meant to be.
+pub(crate) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let folded = word.to_lowercase();
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&folded, &candidate.to_lowercase()), candidate))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, candidate)| *distance <= (candidate.len().min(word.len()) / 3).clamp(1, 3))
+        .map(|(_, candidate)| candidate)
+}
+
+/// `unknown field "x"`, with what was probably meant.
+pub(crate) fn unknown<'a>(what: &str, word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    match suggestion(word, known) {
+        Some(meant) => format!("unknown {what} {word:?}, did you mean {meant:?}?"),
+        None => format!("unknown {what} {word:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_follow_the_path() {
+        let document = crate::yaml::parse("spec:\n  http:\n  - route:\n    - weight: 1\n").unwrap().remove(0);
+        let mut report = Report::default();
+        report.field("spec", |report| {
+            report.field("http", |report| report.item(0, |report| report.error("no")));
+            report.accept(Err::<(), _>(
+                Invalid::new("bad").within("weight").at_index(0).within("route").at_index(0).within("http"),
+            ));
+        });
+        let findings = report.into_findings();
+        assert_eq!(findings[0].path.to_string(), "spec.http[0]");
+        assert_eq!(findings[0].path.line_in(&document), 3);
+        assert_eq!(findings[1].path.to_string(), "spec.http[0].route[0].weight");
+        assert_eq!(findings[1].path.line_in(&document), 4);
+    }
+
+    #[test]
+    fn suggestions_are_near() {
+        assert_eq!(suggestion("wieght", ["weight", "route"]), Some("weight"));
+        assert_eq!(suggestion("nmae", ["name", "namespace"]), Some("name"));
+        assert_eq!(suggestion("Exact", ["exact"]), Some("exact"));
+        assert_eq!(suggestion("timeout", ["route"]), None);
+        assert_eq!(unknown("field", "hots", ["hosts"]), "unknown field \"hots\", did you mean \"hosts\"?");
+    }
+}

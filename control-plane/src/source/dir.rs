@@ -1,0 +1,232 @@
+//! Watches a directory of YAML files.
+//!
+//! The directory is walked when something in it stirs, and now and then in case a notice was lost; a file is read when
+//! a notice named it or its metadata differ from what they were. So it does not matter how an editor saves: in place,
+//! by renaming a temporary file, or by swapping a symbolic link as mounted ConfigMaps do. Notices are gathered for
+//! [`QUIET`], at most [`PATIENCE`], so that a save is in force at once and a stream of writes does not starve it.
+//!
+//! All of this is blocking I/O and runs on a thread of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{Update, files::Files};
+use crate::{naming::Naming, problem::Problem};
+
+/// Silence after which a change counts as complete.
+const QUIET: Duration = Duration::from_millis(20);
+/// Longest wait for silence.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// How often the directory is walked without a notice: with a working watch, and without one.
+const POLL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(200));
+/// Largest file that is read.
+const MAX_FILE: u64 = 256 * 1024 * 1024;
+/// Deepest directory that is entered; ends loops of symbolic links.
+const MAX_DEPTH: usize = 16;
+
+/// A directory of objects.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    root: PathBuf,
+    files: Files,
+    seen: BTreeMap<PathBuf, Identity>,
+    /// Files that were empty at the last walk and had content before: most likely about to be written.
+    emptied: BTreeSet<PathBuf>,
+    /// The problems last sent.
+    problems: Vec<Problem>,
+}
+
+/// What tells one content of a file from another without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Paths that notices named since they were last looked at, and the bell that says so.
+#[derive(Debug, Clone)]
+struct Notices {
+    paths: Arc<Mutex<BTreeSet<PathBuf>>>,
+    bell: SyncSender<()>,
+}
+
+impl Directory {
+    /// A directory, which must exist.
+    pub(crate) fn open(root: &Path, naming: Naming) -> io::Result<Self> {
+        fs::read_dir(root)?;
+        Ok(Self {
+            root: root.to_owned(),
+            files: Files::new(naming),
+            seen: BTreeMap::new(),
+            emptied: BTreeSet::new(),
+            problems: Vec::new(),
+        })
+    }
+
+    /// Sends the objects and then every change, until nobody listens.
+    pub(crate) fn watch(mut self, updates: &mpsc::Sender<Update>) {
+        let (bell, rings) = sync_channel(1);
+        let notices = Notices { paths: Arc::default(), bell };
+        // The watch must stand before the first walk, or a change between the two would wait for the next poll.
+        let watcher = self.start_watcher(notices.clone());
+        let poll = if watcher.is_some() { POLL.0 } else { POLL.1 };
+        let mut first = true;
+        loop {
+            let update = self.scan(&notices.take());
+            let news = first || !update.events.is_empty() || update.problems != self.problems;
+            self.problems.clone_from(&update.problems);
+            if news && updates.blocking_send(update).is_err() {
+                return;
+            }
+            first = false;
+            wait(&rings, poll);
+            if updates.is_closed() {
+                return;
+            }
+        }
+    }
+
+    fn start_watcher(&self, notices: Notices) -> Option<RecommendedWatcher> {
+        let start = || {
+            let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                // Reading files makes notices too; they would keep us awake for ever.
+                if let Ok(event) = event
+                    && !event.kind.is_access()
+                {
+                    notices.add(event.paths);
+                }
+            })?;
+            watcher.watch(&self.root, RecursiveMode::Recursive)?;
+            Ok::<_, notify::Error>(watcher)
+        };
+        start()
+            .inspect_err(
+                |error| tracing::warn!(dir = %self.root.display(), %error, "cannot watch, polling instead"),
+            )
+            .ok()
+    }
+
+    /// Walks the directory and takes in what is new.
+    pub(crate) fn scan(&mut self, noticed: &BTreeSet<PathBuf>) -> Update {
+        let mut found = BTreeMap::new();
+        let complete = walk(&self.root, 0, &mut found)
+            .inspect_err(
+                |error| tracing::warn!(dir = %self.root.display(), %error, "cannot read the directory"),
+            )
+            .is_ok();
+        for (path, identity) in &found {
+            let just_emptied = identity.size == 0 && self.seen.get(path).is_some_and(|seen| seen.size > 0);
+            if just_emptied && self.emptied.insert(path.clone()) {
+                continue;
+            }
+            if self.seen.get(path) != Some(identity) || noticed.contains(path) {
+                self.emptied.remove(path);
+                let name = path.to_string_lossy();
+                match read(path, identity.size) {
+                    Ok(text) => self.files.put(&name, &text),
+                    // It went away between the walk and now; the next walk settles it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => self.files.unreadable(&name, &error.to_string()),
+                }
+                self.seen.insert(path.clone(), identity.clone());
+            }
+        }
+        // What could not be listed is not gone.
+        if complete {
+            let gone: Vec<PathBuf> =
+                self.seen.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
+            for path in gone {
+                self.seen.remove(&path);
+                self.files.remove(&path.to_string_lossy());
+            }
+        }
+        self.files.update()
+    }
+}
+
+impl Notices {
+    fn add(&self, paths: Vec<PathBuf>) {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner).extend(paths);
+        // A full bell has been rung already.
+        drop(self.bell.try_send(()));
+    }
+
+    fn take(&self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut self.paths.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Waits for a notice and the silence after it, or for the next poll.
+fn wait(rings: &Receiver<()>, poll: Duration) {
+    if rings.recv_timeout(poll).is_err() {
+        return;
+    }
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match rings.recv_timeout(QUIET.min(left)) {
+            Ok(()) if !left.is_zero() => {}
+            Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Collects the files that hold objects; symbolic links are followed.
+fn walk(dir: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Identity>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') {
+            continue;
+        }
+        // A link that leads nowhere, or a file that has just gone.
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        if meta.is_dir() && depth < MAX_DEPTH {
+            walk(&path, depth + 1, found)?;
+        } else if meta.is_file() && holds_objects(&name) {
+            let identity = Identity {
+                device: meta.dev(),
+                inode: meta.ino(),
+                size: meta.size(),
+                modified: (meta.mtime(), meta.mtime_nsec()),
+                changed: (meta.ctime(), meta.ctime_nsec()),
+            };
+            found.insert(path, identity);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is one of ours, and not what an editor leaves beside it (`#x.yaml#`, `x.yaml~`, `.x.yaml.swp`, `4913`).
+pub(crate) fn holds_objects(name: &str) -> bool {
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+    !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+fn read(path: &Path, size: u64) -> io::Result<String> {
+    if size > MAX_FILE {
+        return Err(io::Error::other(format!("larger than {MAX_FILE} bytes")));
+    }
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

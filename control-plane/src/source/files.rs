@@ -1,0 +1,135 @@
+//! The objects a set of files describes, kept through mistakes.
+//!
+//! A file that is not YAML keeps its last good content in force; an object with an error keeps its last good version;
+//! a file with an object that does not even say its name removes nothing, because that object might be any of those
+//! that were there. When two files describe the same object, the first by name wins. This module does no I/O: it is
+//! given the text of files and says what that changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
+
+use super::Update;
+use crate::{
+    intake::{Document, read_file},
+    naming::Naming,
+    object::{Event, Key, Stored},
+    problem::{Problem, Severity},
+};
+
+/// The files and what is in force because of them.
+#[derive(Debug)]
+pub(crate) struct Files {
+    naming: Naming,
+    files: BTreeMap<Arc<str>, File>,
+    in_force: BTreeMap<Key, Arc<Stored>>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    documents: Vec<Document>,
+    /// Why the documents are those of an earlier text.
+    broken: Option<Problem>,
+}
+
+impl Files {
+    pub(crate) fn new(naming: Naming) -> Self {
+        Self { naming, files: BTreeMap::new(), in_force: BTreeMap::new() }
+    }
+
+    /// Takes the present text of a file.
+    pub(crate) fn put(&mut self, name: &str, text: &str) {
+        let file = self.files.entry(name.into()).or_default();
+        match read_file(name, text, &self.naming) {
+            Ok(documents) => *file = File { documents, broken: None },
+            Err(problem) => file.broken = Some(*problem),
+        }
+    }
+
+    /// Notes that a file cannot be read; its content stays in force.
+    pub(crate) fn unreadable(&mut self, name: &str, reason: &str) {
+        let file = self.files.entry(name.into()).or_default();
+        file.broken = Some(Problem {
+            severity: Severity::Error,
+            object: String::new(),
+            file: name.to_owned(),
+            line: 1,
+            path: String::new(),
+            reason: format!("cannot be read: {reason}"),
+        });
+    }
+
+    /// Forgets a file.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.files.remove(name);
+    }
+
+    /// What the files amount to now, compared with the last time this was asked.
+    pub(crate) fn update(&mut self) -> Update {
+        let mut problems = Vec::new();
+        let mut next: BTreeMap<Key, Arc<Stored>> = BTreeMap::new();
+        let mut nameless: BTreeSet<Arc<str>> = BTreeSet::new();
+        for (name, file) in &self.files {
+            problems.extend(file.broken.clone());
+            for document in &file.documents {
+                problems.extend(document.problems.iter().cloned());
+                match &document.key {
+                    Some(key) => {
+                        let last = self.in_force.get(key).filter(|last| last.origin.file == *name);
+                        if let Some(object) = document.object.as_ref().or(last) {
+                            problems.extend(claim(&mut next, key, object));
+                        }
+                    }
+                    None if document.relevant => {
+                        nameless.insert(name.clone());
+                    }
+                    None => {}
+                }
+            }
+        }
+        for (key, stored) in &self.in_force {
+            if nameless.contains(&stored.origin.file) {
+                next.entry(key.clone()).or_insert_with(|| stored.clone());
+            }
+        }
+        Update { events: self.replace(next), problems }
+    }
+
+    fn replace(&mut self, next: BTreeMap<Key, Arc<Stored>>) -> Vec<Event> {
+        let gone = self.in_force.keys().filter(|key| !next.contains_key(*key));
+        let mut events: Vec<Event> = gone.map(|key| Event::Delete(key.clone())).collect();
+        for (key, stored) in &next {
+            let known = self.in_force.get(key);
+            if !known.is_some_and(|known| Arc::ptr_eq(known, stored)) {
+                events.push(Event::Apply(stored.clone()));
+            }
+        }
+        self.in_force = next;
+        events
+    }
+}
+
+/// Puts an object under its key, unless another has it already.
+fn claim(next: &mut BTreeMap<Key, Arc<Stored>>, key: &Key, object: &Arc<Stored>) -> Option<Problem> {
+    match next.entry(key.clone()) {
+        Entry::Vacant(free) => {
+            free.insert(object.clone());
+            None
+        }
+        Entry::Occupied(first) => {
+            let origin = &first.get().origin;
+            let place = format!("{}:{}", origin.file, origin.line);
+            Some(object.problem(
+                Severity::Error,
+                &Default::default(),
+                format!(
+                    "not used: {place} describes the same object, and the first by file name and line wins"
+                ),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
