@@ -44,6 +44,19 @@ async fn caught(name: &'static str, future: impl Future<Output = ()>) {
     }
 }
 
+/// Starts a thread that the process can do without; its name shows in `top -H`.
+pub fn spawn_thread(
+    name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+            let reason = note_panic(&*panic);
+            tracing::error!(task = name, error = %reason, "thread panicked, its work is no longer done");
+        }
+    })
+}
+
 /// Lets hyper start the tasks of a connection's streams on this worker, `Send` or not.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LocalExec;
@@ -114,7 +127,7 @@ impl Supervisor {
     }
 
     /// Starts a critical thread, whose name shows in `top -H`.
-    pub fn spawn_thread<E: fmt::Display + 'static>(
+    pub fn spawn_critical_thread<E: fmt::Display + 'static>(
         &self,
         name: String,
         body: impl FnOnce() -> Result<(), E> + Send + 'static,
@@ -188,7 +201,11 @@ mod tests {
                 Ok::<_, Infallible>(())
             });
             assert_eq!(failures.first().await.to_string(), "c panicked: boom");
-            supervisor.spawn_thread("d".to_owned(), || Err::<(), _>("gone")).unwrap().join().unwrap();
+            supervisor
+                .spawn_critical_thread("d".to_owned(), || Err::<(), _>("gone"))
+                .unwrap()
+                .join()
+                .unwrap();
             assert_eq!(failures.first().await.to_string(), "d failed: gone");
         });
     }

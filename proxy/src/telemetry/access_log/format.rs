@@ -1,0 +1,155 @@
+//! The two forms of an access log line: text for people, JSON for machines.
+//!
+//! Whatever a client sends, a line stays one line: control characters, quotes and backslashes are escaped in both.
+
+use std::{fmt::Write as _, io::Write, str::FromStr, time::Duration};
+
+use serde::Serialize;
+
+use super::Record;
+use crate::rt::clock::Rfc3339;
+
+/// The form of the lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Envoy's first fields, then `name=value`.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("give text or json".to_owned()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Json<'a> {
+    start_time: String,
+    duration_ms: f64,
+    direction: &'static str,
+    method: &'a str,
+    authority: Option<&'a str>,
+    path: Option<&'a str>,
+    protocol: String,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
+    flags: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    route: Option<&'a str>,
+    cluster: Option<&'a str>,
+    upstream: Option<String>,
+    peer: String,
+    request_id: Option<&'a str>,
+    request_bytes: u64,
+    response_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_byte_ms: Option<f64>,
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl Format {
+    /// Appends the line of a record.
+    pub(super) fn write(self, record: &Record, lines: &mut Vec<u8>) {
+        match self {
+            Self::Text => lines.extend_from_slice(text(record).as_bytes()),
+            Self::Json => json(record, lines),
+        }
+        lines.push(b'\n');
+    }
+}
+
+fn json(record: &Record, lines: &mut Vec<u8>) {
+    let values = [&record.authority, &record.path, &record.route, &record.cluster, &record.request_id];
+    let texts = values.map(super::Value::text);
+    let [authority, path, route, cluster, request_id] = texts.each_ref().map(Option::as_deref);
+    let line = Json {
+        start_time: Rfc3339(record.start).to_string(),
+        duration_ms: millis(record.duration),
+        direction: record.direction.as_str(),
+        method: record.method.as_str(),
+        authority,
+        path,
+        protocol: format!("{:?}", record.version),
+        status: record.status,
+        grpc_status: record.grpc_status,
+        flags: record.flag.as_str(),
+        cause: record.cause.as_deref(),
+        route,
+        cluster,
+        upstream: record.upstream.map(|upstream| upstream.to_string()),
+        peer: record.peer.to_string(),
+        request_id,
+        request_bytes: record.request_bytes,
+        response_bytes: record.response_bytes,
+        queue_ms: record.queued.map(millis),
+        connect_ms: record.connecting.map(millis),
+        first_byte_ms: record.first_byte.map(millis),
+    };
+    if let Err(error) = serde_json::to_writer(lines.by_ref(), &line) {
+        tracing::debug!(%error, "an access log line could not be made");
+    }
+}
+
+fn text(record: &Record) -> String {
+    let path = record.path.text();
+    let mut line = format!(
+        "[{}] \"{} {} {:?}\" {} {} {} {} {}",
+        Rfc3339(record.start),
+        record.method,
+        path.as_deref().unwrap_or("-").escape_debug(),
+        record.version,
+        record.status,
+        record.flag.as_str(),
+        record.request_bytes,
+        record.response_bytes,
+        millis(record.duration),
+    );
+    let upstream = record.upstream.map(|upstream| upstream.to_string());
+    let peer = record.peer.to_string();
+    let mut field = |name: &str, value: Option<&str>| {
+        // Writing to a string cannot fail.
+        let _infallible = match value {
+            None => Ok(()),
+            Some(value) if plain(value) => write!(line, " {name}={value}"),
+            Some(value) => write!(line, " {name}=\"{}\"", value.escape_debug()),
+        };
+    };
+    field("direction", Some(record.direction.as_str()));
+    field("authority", record.authority.text().as_deref());
+    field("route", record.route.text().as_deref());
+    field("cluster", record.cluster.text().as_deref());
+    field("upstream", upstream.as_deref());
+    field("peer", Some(&peer));
+    field("id", record.request_id.text().as_deref());
+    field("grpc_status", record.grpc_status.map(|status| status.to_string()).as_deref());
+    for (name, wait) in
+        [("queue_ms", record.queued), ("connect_ms", record.connecting), ("first_byte_ms", record.first_byte)]
+    {
+        field(name, wait.map(|wait| millis(wait).to_string()).as_deref());
+    }
+    field("cause", record.cause.as_deref());
+    line
+}
+
+/// Whether a value can stand without quotes.
+fn plain(value: &str) -> bool {
+    !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
+}

@@ -1,0 +1,158 @@
+use std::time::UNIX_EPOCH;
+
+use http::{HeaderValue, Method, Version};
+
+use super::*;
+use crate::error::Flag;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn record() -> Record {
+    Record {
+        start: UNIX_EPOCH + Duration::from_millis(1_795_219_200_000),
+        duration: Duration::from_micros(12_345),
+        method: Method::GET,
+        authority: HeaderValue::from_static("shop \"a\"").into(),
+        path: Value::Path("/a?b=c".parse().unwrap()),
+        version: Version::HTTP_11,
+        status: 503,
+        grpc_status: None,
+        flag: Flag::Uf,
+        cause: Some("cannot connect".into()),
+        direction: Direction::Outbound,
+        route: Value::None,
+        cluster: Value::Name("shop:80".into()),
+        upstream: Some("10.0.0.1:80".parse().unwrap()),
+        peer: "10.0.0.2:4711".parse().unwrap(),
+        request_id: HeaderValue::from_bytes(b"a\xffb").unwrap().into(),
+        request_bytes: 1,
+        response_bytes: 2,
+        queued: None,
+        connecting: Some(Duration::from_millis(3)),
+        first_byte: None,
+    }
+}
+
+fn line(format: Format, record: &Record) -> String {
+    let mut lines = Vec::new();
+    format.write(record, &mut lines);
+    String::from_utf8(lines).unwrap()
+}
+
+#[test]
+fn text_lines() {
+    assert_eq!(
+        line(Format::Text, &record()),
+        "[2026-11-21T00:00:00.000Z] \"GET /a?b=c HTTP/1.1\" 503 UF 1 2 12.345 direction=outbound \
+         authority=\"shop \\\"a\\\"\" cluster=shop:80 upstream=10.0.0.1:80 peer=10.0.0.2:4711 id=\"a\u{fffd}b\" connect_ms=3 \
+         cause=\"cannot connect\"\n"
+    );
+}
+
+#[test]
+fn json_lines() {
+    let line: serde_json::Value = serde_json::from_str(&line(Format::Json, &record())).unwrap();
+    assert_eq!(
+        line,
+        serde_json::json!({
+            "start_time": "2026-11-21T00:00:00.000Z", "duration_ms": 12.345, "direction": "outbound",
+            "method": "GET", "authority": "shop \"a\"", "path": "/a?b=c", "protocol": "HTTP/1.1", "status": 503,
+            "flags": "UF", "cause": "cannot connect", "route": null, "cluster": "shop:80",
+            "upstream": "10.0.0.1:80", "peer": "10.0.0.2:4711", "request_id": "a\u{fffd}b",
+            "request_bytes": 1, "response_bytes": 2, "connect_ms": 3.0,
+        })
+    );
+}
+
+#[test]
+fn a_client_cannot_forge_a_line() {
+    let record = Record { cause: Some("one\ntwo\" three".into()), ..record() };
+    for format in [Format::Text, Format::Json] {
+        assert_eq!(line(format, &record).lines().count(), 1);
+    }
+}
+
+#[test]
+fn a_file_is_appended_to_and_closing_writes_all() {
+    let dir = std::env::temp_dir().join(format!("pillion-access-log-{}", std::process::id()));
+    let target: Target = dir.to_str().unwrap().parse().unwrap();
+    for round in 1..=2 {
+        let (log, closer) = AccessLog::open(&target, Format::Text, Metrics::new()).unwrap();
+        assert!(log.enabled());
+        for _ in 0..1000 {
+            log.push(record());
+        }
+        closer.close(PATIENCE);
+        assert_eq!(std::fs::read_to_string(&dir).unwrap().lines().count(), round * 1000);
+    }
+    std::fs::remove_file(dir).unwrap();
+}
+
+#[test]
+fn records_are_written_without_being_asked_for() {
+    struct Sink(mpsc::Sender<usize>);
+    impl Write for Sink {
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            self.0.send(lines.iter().filter(|byte| **byte == b'\n').count()).unwrap();
+            Ok(lines.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (send, written) = mpsc::channel();
+    let (log, closer) = AccessLog::start(Box::new(Sink(send)), Format::Text, Metrics::new()).unwrap();
+    for _ in 0..3 {
+        // Each round finds the writer asleep, or about to be.
+        log.push(record());
+        log.push(record());
+        let mut n = 0;
+        while n < 2 {
+            n += written.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+    closer.close(PATIENCE);
+}
+
+#[test]
+fn a_full_disk_costs_lines_only() {
+    let metrics = Metrics::new();
+    let full = Target::File("/dev/full".into());
+    let (log, closer) = AccessLog::open(&full, Format::Text, Arc::clone(&metrics)).unwrap();
+    for _ in 0..10 {
+        log.push(record());
+    }
+    closer.close(PATIENCE);
+    assert_eq!(metrics.proxy.access_log_dropped.get(), 10);
+}
+
+#[test]
+fn a_full_queue_drops_and_a_stuck_writer_does_not_hold_the_exit() {
+    struct Stuck(mpsc::Receiver<()>);
+    impl Write for Stuck {
+        fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+            let _released = self.0.recv();
+            Ok(lines.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let metrics = Metrics::new();
+    let (release, stuck) = mpsc::channel();
+    let (log, closer) = AccessLog::start(Box::new(Stuck(stuck)), Format::Text, Arc::clone(&metrics)).unwrap();
+    // The writer holds at most one full queue while it is stuck, and as much again is queued behind it.
+    for _ in 0..2 * CAPACITY + 10 {
+        log.push(record());
+    }
+    assert!(metrics.proxy.access_log_dropped.get() >= 10);
+    closer.close(Duration::from_millis(10));
+    drop(release);
+}
+
+#[test]
+fn a_disabled_log_wants_nothing() {
+    let log = AccessLog::disabled();
+    assert!(!log.enabled());
+    log.push(record());
+}

@@ -1,0 +1,15 @@
+//! What operators see: metrics, the access log, the log of the proxy itself.
+//!
+//! On the request path a metric is an addition to an atomic whose place was found when its cluster was made, and a log
+//! line is a value pushed onto a bounded queue. Formatting and writing happen elsewhere, so that a scrape, a slow
+//! disk or a full one never delays a request.
+
+pub mod access_log;
+pub mod counter;
+mod exposition;
+pub mod log;
+pub mod metrics;
+mod process;
+pub mod requests;
+pub mod series;
+pub mod upstreams;
