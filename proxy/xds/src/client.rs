@@ -385,3 +385,6 @@ fn refusal(message: String, details: Vec<Rejection>) -> discovery::Status {
     };
     discovery::Status { code: INVALID_ARGUMENT, message, details: details.into_iter().map(detail).collect() }
 }
+
+#[cfg(test)]
+mod tests;

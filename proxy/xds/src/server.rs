@@ -244,3 +244,6 @@ fn nack(kind: ResourceKind, status: discovery::Status) -> Nack {
     let resources = ours.filter_map(rejection).map(|rejection| (rejection.name, rejection.reason)).collect();
     Nack { kind, message: status.message, resources }
 }
+
+#[cfg(test)]
+mod tests;
