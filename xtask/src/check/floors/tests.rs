@@ -14,7 +14,7 @@ fn lower_floors_may_be_imported() {
 fn a_higher_floor_may_not_be_imported() {
     let found = problems("proxy/src/upstream/pool/mod.rs", "use crate::http::route::Match;");
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].contains("`upstream` (floor 5) imports `http` (floor 7)"), "{found:?}");
+    assert!(found[0].contains("`upstream` (floor 5) imports `http` (floor 8)"), "{found:?}");
 }
 
 #[test]
