@@ -68,17 +68,6 @@ pub fn original_dst(stream: &TcpStream) -> Option<SocketAddr> {
     original.ok()?.as_socket().filter(|original| *original != local)
 }
 
-/// How a connection is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConnectOptions {
-    /// How long it may take.
-    pub timeout: Duration,
-    /// Probes on a silent connection; none when absent.
-    pub keepalive: Option<Keepalive>,
-    /// The address to connect from, where the host has several.
-    pub source: Option<IpAddr>,
-}
-
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -86,8 +75,8 @@ pub enum ConnectError {
     #[error("connection refused")]
     Refused,
     /// It took too long.
-    #[error("timed out after {0:?}")]
-    Timeout(Duration),
+    #[error("timed out")]
+    Timeout,
     /// Anything else: no route, no address or descriptor left, a reset.
     #[error("{0}")]
     Other(io::Error),
@@ -102,20 +91,25 @@ impl From<io::Error> for ConnectError {
     }
 }
 
-/// Connects to an address.
-pub async fn connect(addr: SocketAddr, options: &ConnectOptions) -> Result<TcpStream, ConnectError> {
+/// Connects to an address, within `timeout`, from `source` where the host has several addresses.
+pub async fn connect(
+    addr: SocketAddr,
+    timeout: Duration,
+    keepalive: Option<&Keepalive>,
+    source: Option<IpAddr>,
+) -> Result<TcpStream, ConnectError> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
-    if let Some(keepalive) = &options.keepalive {
+    if let Some(keepalive) = keepalive {
         SockRef::from(&socket).set_tcp_keepalive(&probes(keepalive))?;
     }
     // A source of the other family cannot be used, and the system's choice is as good.
-    if let Some(source) = options.source.filter(|source| source.is_ipv4() == addr.is_ipv4()) {
+    if let Some(source) = source.filter(|source| source.is_ipv4() == addr.is_ipv4()) {
         socket.bind(SocketAddr::new(source, 0))?;
     }
-    match tokio::time::timeout(options.timeout, socket.connect(addr)).await {
+    match tokio::time::timeout(timeout, socket.connect(addr)).await {
         Ok(connected) => Ok(connected?),
-        Err(_elapsed) => Err(ConnectError::Timeout(options.timeout)),
+        Err(_elapsed) => Err(ConnectError::Timeout),
     }
 }
 
@@ -137,8 +131,7 @@ fn probes(keepalive: &Keepalive) -> TcpKeepalive {
 mod tests {
     use super::*;
 
-    const OPTIONS: ConnectOptions =
-        ConnectOptions { timeout: Duration::from_secs(5), keepalive: None, source: None };
+    const LONG: Duration = Duration::from_secs(5);
 
     fn loopback() -> SocketAddr {
         "127.0.0.1:0".parse().unwrap()
@@ -167,8 +160,8 @@ mod tests {
             time: Some(Duration::from_secs(60)),
             interval: Some(Duration::from_secs(7)),
         };
-        let options = ConnectOptions { keepalive: Some(keepalive), source: Some(source), ..OPTIONS };
-        let stream = connect(listener.local_addr().unwrap(), &options).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stream = connect(addr, LONG, Some(&keepalive), Some(source)).await.unwrap();
         assert_eq!(stream.local_addr().unwrap().ip(), source);
         assert!(stream.nodelay().unwrap());
         let socket = SockRef::from(&stream);
@@ -185,21 +178,20 @@ mod tests {
         let closed = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         closed.bind(&loopback().into()).unwrap();
         let addr = closed.local_addr().unwrap().as_socket().unwrap();
-        assert!(matches!(connect(addr, &OPTIONS).await, Err(ConnectError::Refused)));
+        assert!(matches!(connect(addr, LONG, None, None).await, Err(ConnectError::Refused)));
 
         // A backlog of one that nobody empties: the kernel drops further connections without a word.
         let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         full.bind(&loopback().into()).unwrap();
         full.listen(0).unwrap();
         let addr = full.local_addr().unwrap().as_socket().unwrap();
-        let options = ConnectOptions { timeout: Duration::from_millis(100), ..OPTIONS };
         let mut held = Vec::new();
         let ended = loop {
-            match connect(addr, &options).await {
+            match connect(addr, Duration::from_millis(100), None, None).await {
                 Ok(stream) if held.len() < 16 => held.push(stream),
                 ended => break ended,
             }
         };
-        assert!(matches!(ended, Err(ConnectError::Timeout(after)) if after == options.timeout), "{ended:?}");
+        assert!(matches!(ended, Err(ConnectError::Timeout)), "{ended:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// The time of day.
-pub fn wall() -> SystemTime {
+pub fn now() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "the one door to the wall clock")]
     SystemTime::now()
 }

@@ -28,7 +28,7 @@ mod format;
 mod record;
 
 pub use format::Format;
-pub use record::{Direction, Record, Value};
+pub use record::{Direction, Record};
 
 /// Records that may wait to be written.
 const CAPACITY: usize = 8192;

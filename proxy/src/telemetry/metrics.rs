@@ -13,9 +13,9 @@ use super::{
     counter::{Counter, Gauge},
     exposition::Text,
     process,
-    requests::{Labels, RequestStats, TcpStats},
+    requests::{Labels, Reporter, RequestStats, TcpStats},
     series::{Budget, Sets},
-    upstreams::{COLUMNS, ClusterGauges, Read},
+    upstreams::{COLUMNS, ClusterGauges},
 };
 use crate::rt::{clock, drain::Drain, task};
 
@@ -23,8 +23,8 @@ pub use super::exposition::CONTENT_TYPE;
 
 /// The most series the text can have.
 pub const MAX_SERIES: usize = 2000;
-/// Set aside for the figures of the process and the overflow sets.
-const RESERVED: usize = 160;
+/// Set aside for the figures of the process and the sets that no budget limits.
+const RESERVED: usize = 250;
 
 /// Every metric of the process.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub struct Metrics {
     /// The proxy itself.
     pub proxy: ProxyStats,
     budget: Arc<Budget>,
+    unmatched: Arc<RequestStats>,
     register: Mutex<Register>,
 }
 
@@ -70,7 +71,7 @@ pub struct XdsStats {
 impl XdsStats {
     /// Notes that an update came in now.
     pub fn touch(&self) {
-        self.updated_at.store(clock::unix_seconds(clock::wall()).to_bits(), Relaxed);
+        self.updated_at.store(clock::unix_seconds(clock::now()).to_bits(), Relaxed);
     }
 }
 
@@ -100,6 +101,7 @@ impl Default for Metrics {
         Self {
             xds: XdsStats::default(),
             proxy: ProxyStats::default(),
+            unmatched: Arc::new(RequestStats::free(Labels::unknown(Reporter::Source))),
             budget: Budget::new(MAX_SERIES - RESERVED),
             register: Mutex::new(Register {
                 requests: Sets::new(RequestStats::free(Labels::overflow())),
@@ -118,7 +120,15 @@ impl Metrics {
 
     /// The figures of requests with those labels, shared by all who ask for them.
     pub fn request_stats(&self, labels: &Labels) -> Arc<RequestStats> {
+        if *labels == self.unmatched.labels {
+            return self.unmatched();
+        }
         self.register().requests.get(labels, || RequestStats::within(&self.budget, labels.clone()))
+    }
+
+    /// The figures of requests that belong to no destination.
+    pub fn unmatched(&self) -> Arc<RequestStats> {
+        Arc::clone(&self.unmatched)
     }
 
     /// The figures of opaque connections with those labels, shared by all who ask for them.
@@ -134,10 +144,11 @@ impl Metrics {
     /// Everything in the text format of Prometheus.
     pub fn render(&self, drain: &Drain) -> String {
         // Living sets are taken out of the register, so that it is not locked while text is made.
-        let (requests, tcp, clusters) = {
+        let (mut requests, tcp, clusters) = {
             let register = self.register();
             (register.requests.living(), register.tcp.living(), register.clusters.living())
         };
+        requests.push(self.unmatched());
         let mut text = Text::default();
         write_requests(&mut text, &requests);
         write_tcp(&mut text, &tcp);
@@ -226,17 +237,10 @@ fn write_tcp(text: &mut Text, all: &[Arc<TcpStats>]) {
 
 fn write_clusters(text: &mut Text, all: &[Arc<ClusterGauges>]) {
     for column in &COLUMNS {
-        let kind = match column.read {
-            Read::Counter(_) => "counter",
-            Read::Gauge(_) => "gauge",
-        };
+        let kind = if column.name.ends_with("_total") { "counter" } else { "gauge" };
         text.family(column.name, kind, column.help);
         for cluster in all {
-            let labels = [("cluster", &*cluster.cluster)];
-            match column.read {
-                Read::Counter(read) => text.sample(column.name, &labels, read(cluster).get()),
-                Read::Gauge(read) => text.sample(column.name, &labels, read(cluster).get()),
-            }
+            text.sample(column.name, &[("cluster", &*cluster.cluster)], (column.read)(cluster).load(Relaxed));
         }
     }
 }

@@ -13,3 +13,8 @@ mod process;
 pub mod requests;
 pub mod series;
 pub mod upstreams;
+
+pub use access_log::{AccessLog, Record};
+pub use metrics::Metrics;
+pub use requests::{Outcome, RequestStats, TcpStats};
+pub use upstreams::ClusterGauges;

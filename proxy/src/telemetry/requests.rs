@@ -61,6 +61,11 @@ pub struct Labels {
 }
 
 impl Labels {
+    /// Traffic of which nothing is known.
+    pub fn unknown(reporter: Reporter) -> Self {
+        Self { reporter, ..Self::default() }
+    }
+
     /// The labels of the set that takes what finds no room.
     pub(super) fn overflow() -> Self {
         let overflow: Arc<str> = "overflow".into();

@@ -2,7 +2,7 @@
 //!
 //! Whatever a client sends, a line stays one line: control characters, quotes and backslashes are escaped in both.
 
-use std::{fmt::Write as _, io::Write, str::FromStr, time::Duration};
+use std::{fmt::Write as _, io::Write, net::SocketAddr, str::FromStr, time::Duration};
 
 use serde::Serialize;
 
@@ -48,8 +48,8 @@ struct Json<'a> {
     cause: Option<&'a str>,
     route: Option<&'a str>,
     cluster: Option<&'a str>,
-    upstream: Option<String>,
-    peer: String,
+    upstream: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
     request_id: Option<&'a str>,
     request_bytes: u64,
     response_bytes: u64,
@@ -77,28 +77,27 @@ impl Format {
 }
 
 fn json(record: &Record, lines: &mut Vec<u8>) {
-    let values = [&record.authority, &record.path, &record.route, &record.cluster, &record.request_id];
-    let texts = values.map(super::Value::text);
-    let [authority, path, route, cluster, request_id] = texts.each_ref().map(Option::as_deref);
+    let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
+    let outcome = &record.outcome;
     let line = Json {
         start_time: Rfc3339(record.start).to_string(),
-        duration_ms: millis(record.duration),
+        duration_ms: millis(outcome.duration),
         direction: record.direction.as_str(),
         method: record.method.as_str(),
-        authority,
-        path,
+        authority: record.authority(),
+        path: record.path(),
         protocol: format!("{:?}", record.version),
-        status: record.status,
-        grpc_status: record.grpc_status,
-        flags: record.flag.as_str(),
+        status: outcome.status,
+        grpc_status: outcome.grpc_status,
+        flags: outcome.flag.as_str(),
         cause: record.cause.as_deref(),
-        route,
-        cluster,
-        upstream: record.upstream.map(|upstream| upstream.to_string()),
-        peer: record.peer.to_string(),
-        request_id,
-        request_bytes: record.request_bytes,
-        response_bytes: record.response_bytes,
+        route: record.route.as_deref(),
+        cluster: record.cluster.as_deref(),
+        upstream: record.upstream,
+        peer: record.downstream_peer,
+        request_id: request_id.as_deref(),
+        request_bytes: outcome.request_bytes,
+        response_bytes: outcome.response_bytes,
         queue_ms: record.queued.map(millis),
         connect_ms: record.connecting.map(millis),
         first_byte_ms: record.first_byte.map(millis),
@@ -109,21 +108,20 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
 }
 
 fn text(record: &Record) -> String {
-    let path = record.path.text();
+    let outcome = &record.outcome;
     let mut line = format!(
         "[{}] \"{} {} {:?}\" {} {} {} {} {}",
         Rfc3339(record.start),
         record.method,
-        path.as_deref().unwrap_or("-").escape_debug(),
+        record.path().unwrap_or("-").escape_debug(),
         record.version,
-        record.status,
-        record.flag.as_str(),
-        record.request_bytes,
-        record.response_bytes,
-        millis(record.duration),
+        outcome.status,
+        outcome.flag.as_str(),
+        outcome.request_bytes,
+        outcome.response_bytes,
+        millis(outcome.duration),
     );
-    let upstream = record.upstream.map(|upstream| upstream.to_string());
-    let peer = record.peer.to_string();
+    let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
     let mut field = |name: &str, value: Option<&str>| {
         // Writing to a string cannot fail.
         let _infallible = match value {
@@ -133,13 +131,13 @@ fn text(record: &Record) -> String {
         };
     };
     field("direction", Some(record.direction.as_str()));
-    field("authority", record.authority.text().as_deref());
-    field("route", record.route.text().as_deref());
-    field("cluster", record.cluster.text().as_deref());
-    field("upstream", upstream.as_deref());
-    field("peer", Some(&peer));
-    field("id", record.request_id.text().as_deref());
-    field("grpc_status", record.grpc_status.map(|status| status.to_string()).as_deref());
+    field("authority", record.authority());
+    field("route", record.route.as_deref());
+    field("cluster", record.cluster.as_deref());
+    field("upstream", record.upstream.map(|upstream| upstream.to_string()).as_deref());
+    field("peer", record.downstream_peer.map(|peer| peer.to_string()).as_deref());
+    field("id", request_id.as_deref());
+    field("grpc_status", outcome.grpc_status.map(|status| status.to_string()).as_deref());
     for (name, wait) in
         [("queue_ms", record.queued), ("connect_ms", record.connecting), ("first_byte_ms", record.first_byte)]
     {

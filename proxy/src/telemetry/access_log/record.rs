@@ -1,23 +1,20 @@
 //! What is remembered of a request for its line in the access log.
 
 use std::{
-    borrow::Cow,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{
-    HeaderValue, Method, Version,
-    uri::{Authority, PathAndQuery},
-};
+use http::{HeaderValue, Method, Uri, Version};
 
-use crate::error::Flag;
+use crate::{error::Flag, telemetry::requests::Outcome};
 
 /// Which way a request went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Direction {
     /// From an app to the sidecar of the same pod.
+    #[default]
     Outbound,
     /// To the app, from another pod.
     Inbound,
@@ -33,96 +30,88 @@ impl Direction {
     }
 }
 
-/// A text shared with the request it comes from: making one copies no bytes.
-#[derive(Debug, Clone, Default)]
-pub enum Value {
-    /// Not known; printed as `-` or left out.
-    #[default]
-    None,
-    /// A name from the configuration.
-    Name(Arc<str>),
-    /// A header.
-    Header(HeaderValue),
-    /// An authority.
-    Authority(Authority),
-    /// A path with its query.
-    Path(PathAndQuery),
-}
-
-impl Value {
-    /// The text; bytes that are no UTF-8 are replaced. `None` if there is none.
-    pub fn text(&self) -> Option<Cow<'_, str>> {
-        match self {
-            Self::None => None,
-            Self::Name(name) => Some(Cow::Borrowed(name)),
-            Self::Header(value) => Some(String::from_utf8_lossy(value.as_bytes())),
-            Self::Authority(authority) => Some(Cow::Borrowed(authority.as_str())),
-            Self::Path(path) => Some(Cow::Borrowed(path.as_str())),
-        }
-    }
-}
-
-macro_rules! value_from {
-    ($($type:ty => $variant:ident),*) => {
-        $(impl From<$type> for Value {
-            fn from(value: $type) -> Self {
-                Self::$variant(value)
-            }
-        })*
-    };
-}
-
-value_from!(Arc<str> => Name, HeaderValue => Header, Authority => Authority, PathAndQuery => Path);
-
-impl<T: Into<Self>> From<Option<T>> for Value {
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Self::None, Into::into)
-    }
-}
-
-/// A finished request.
+/// A request, as far as its log line tells of it. All texts are shared with the request: making one copies no bytes.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// When its head was read.
     pub start: SystemTime,
-    /// From then to the end of the response.
-    pub duration: Duration,
     /// Its method.
     pub method: Method,
-    /// The host it was for.
-    pub authority: Value,
-    /// Its path as the client sent it.
-    pub path: Value,
+    /// Its target as the client sent it.
+    pub uri: Uri,
+    /// Its `Host` header; without one the target's authority is printed.
+    pub host: Option<HeaderValue>,
     /// The version the client spoke.
     pub version: Version,
-    /// The status the client saw; 0 when it saw none.
-    pub status: u16,
-    /// The gRPC status, where one was seen.
-    pub grpc_status: Option<u8>,
-    /// What the proxy has to remark.
-    pub flag: Flag,
-    /// Why, in words, where the proxy made the answer.
-    pub cause: Option<Box<str>>,
+    /// Its `x-request-id`.
+    pub request_id: Option<HeaderValue>,
     /// Which way it went.
     pub direction: Direction,
+    /// The client's address.
+    pub downstream_peer: Option<SocketAddr>,
     /// The rule that matched.
-    pub route: Value,
+    pub route: Option<Arc<str>>,
     /// The cluster it went to.
-    pub cluster: Value,
+    pub cluster: Option<Arc<str>>,
     /// The endpoint it went to.
     pub upstream: Option<SocketAddr>,
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// Its `x-request-id`.
-    pub request_id: Value,
-    /// Bytes of the request's body.
-    pub request_bytes: u64,
-    /// Bytes of the response's body.
-    pub response_bytes: u64,
+    /// Why, in words, where the proxy made the answer.
+    pub cause: Option<Box<str>>,
     /// Time it waited for a connection.
     pub queued: Option<Duration>,
     /// Time the connection took, if one was made for it.
     pub connecting: Option<Duration>,
     /// Time from the request's head to the response's.
     pub first_byte: Option<Duration>,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            start: UNIX_EPOCH,
+            method: Method::GET,
+            uri: Uri::default(),
+            host: None,
+            version: Version::HTTP_11,
+            request_id: None,
+            direction: Direction::Outbound,
+            downstream_peer: None,
+            route: None,
+            cluster: None,
+            upstream: None,
+            cause: None,
+            queued: None,
+            connecting: None,
+            first_byte: None,
+            outcome: Outcome {
+                status: 0,
+                flag: Flag::None,
+                grpc: false,
+                grpc_status: None,
+                duration: Duration::ZERO,
+                request_bytes: 0,
+                response_bytes: 0,
+            },
+        }
+    }
+}
+
+impl Record {
+    /// Completes the record.
+    pub fn finish(&mut self, outcome: &Outcome) {
+        self.outcome = *outcome;
+    }
+
+    /// The host the request was for.
+    pub(super) fn authority(&self) -> Option<&str> {
+        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
+        host.or_else(|| self.uri.authority().map(http::uri::Authority::as_str))
+    }
+
+    /// Its path with the query; `*` for `OPTIONS *`, nothing for `CONNECT`.
+    pub(super) fn path(&self) -> Option<&str> {
+        self.uri.path_and_query().map(http::uri::PathAndQuery::as_str)
+    }
 }

@@ -1,36 +1,35 @@
 use std::time::UNIX_EPOCH;
 
-use http::{HeaderValue, Method, Version};
+use http::HeaderValue;
 
 use super::*;
-use crate::error::Flag;
+use crate::{error::Flag, telemetry::requests::Outcome};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn record() -> Record {
-    Record {
+    let mut record = Record {
         start: UNIX_EPOCH + Duration::from_millis(1_795_219_200_000),
-        duration: Duration::from_micros(12_345),
-        method: Method::GET,
-        authority: HeaderValue::from_static("shop \"a\"").into(),
-        path: Value::Path("/a?b=c".parse().unwrap()),
-        version: Version::HTTP_11,
-        status: 503,
-        grpc_status: None,
-        flag: Flag::Uf,
-        cause: Some("cannot connect".into()),
-        direction: Direction::Outbound,
-        route: Value::None,
-        cluster: Value::Name("shop:80".into()),
+        uri: "/a?b=c".parse().unwrap(),
+        host: Some(HeaderValue::from_static("shop \"a\"")),
+        request_id: Some(HeaderValue::from_bytes(b"a\xffb").unwrap()),
+        downstream_peer: Some("10.0.0.2:4711".parse().unwrap()),
+        cluster: Some("shop:80".into()),
         upstream: Some("10.0.0.1:80".parse().unwrap()),
-        peer: "10.0.0.2:4711".parse().unwrap(),
-        request_id: HeaderValue::from_bytes(b"a\xffb").unwrap().into(),
+        cause: Some("cannot connect".into()),
+        connecting: Some(Duration::from_millis(3)),
+        ..Record::default()
+    };
+    record.finish(&Outcome {
+        status: 503,
+        flag: Flag::Uf,
+        grpc: false,
+        grpc_status: None,
+        duration: Duration::from_micros(12_345),
         request_bytes: 1,
         response_bytes: 2,
-        queued: None,
-        connecting: Some(Duration::from_millis(3)),
-        first_byte: None,
-    }
+    });
+    record
 }
 
 fn line(format: Format, record: &Record) -> String {

@@ -83,8 +83,8 @@ fn connections_clusters_and_the_process_are_told() {
     tcp.opened.inc();
     tcp.sent.add(5);
     let cluster = metrics.cluster(&"db.shop:5432".into());
-    cluster.connections_active.inc();
-    cluster.request_overflow.add(3);
+    cluster.connections_active.fetch_add(1, Relaxed);
+    cluster.request_overflow.fetch_add(3, Relaxed);
     metrics.xds.connected.set(1);
     metrics.xds.touch();
     metrics.proxy.downstream_connections.inc();
@@ -126,6 +126,12 @@ fn nothing_makes_more_series_than_the_limit() {
     let samples = samples(&text);
     assert!(samples.len() <= MAX_SERIES, "{} series", samples.len());
     assert!(text.contains("destination_service=\"overflow\""));
+    for status in 0..100 {
+        metrics.unmatched().record(&Outcome { status, ..OUTCOME });
+    }
+    assert!(
+        metrics.render(&Drain::new()).lines().filter(|line| !line.starts_with('#')).count() <= MAX_SERIES
+    );
     let counted: u64 = samples
         .iter()
         .filter(|sample| sample.starts_with("istio_requests_total{"))
