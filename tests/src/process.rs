@@ -79,7 +79,7 @@ impl Process {
     }
 
     /// Starts a binary under a launcher, such as `prlimit --nofile=64`.
-    pub fn start_with(name: &str, program: &str, args: &[String], launcher: &[&str]) -> Result<Self> {
+    pub fn start_with(name: &str, program: &str, args: &[String], launcher: &[String]) -> Result<Self> {
         let mut command = Command::new(binary("shop")?);
         command.arg("tied").arg(std::process::id().to_string());
         command.args(launcher).arg(binary(program)?).args(args);

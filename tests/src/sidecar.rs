@@ -31,7 +31,7 @@ pub struct Builder {
     ip: Option<IpAddr>,
     inbound_port: u16,
     args: Vec<String>,
-    launcher: Vec<&'static str>,
+    launcher: Vec<String>,
 }
 
 impl Sidecar {
@@ -120,8 +120,8 @@ impl Builder {
     }
 
     /// Started by a launcher, such as `prlimit --nofile=64`.
-    pub fn launched_by(mut self, launcher: &[&'static str]) -> Self {
-        self.launcher = launcher.to_vec();
+    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|&word| word.to_owned()).collect();
         self
     }
 

@@ -4,7 +4,8 @@
 //! and then finishes the requests in flight. `shop tied PID PROGRAM ARGS…` becomes PROGRAM, killed
 //! by the kernel when the process that started it dies, however it dies.
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -26,6 +27,9 @@ struct Cli {
 enum Cmd {
     /// Serves one role.
     Serve(Serve),
+    /// Sends one GET request and prints the whole answer.
+    #[command(hide = true)]
+    Get(Get),
     /// Becomes another program that dies with its parent.
     #[command(hide = true)]
     Tied(Tied),
@@ -63,6 +67,16 @@ struct Serve {
 }
 
 #[derive(Args)]
+struct Get {
+    /// Where to connect.
+    address: SocketAddr,
+    /// What `Host` says.
+    host: String,
+    /// The path.
+    path: String,
+}
+
+#[derive(Args)]
 struct Tied {
     /// The process whose end ends this one.
     parent: i32,
@@ -78,12 +92,13 @@ fn main() -> ExitCode {
             .build()
             .context("cannot start the runtime")
             .and_then(|runtime| runtime.block_on(run(options))),
+        Cmd::Get(options) => get(&options),
         Cmd::Tied(options) => tied(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("shop: {error:#}\n"));
+            let _ = writeln!(std::io::stderr(), "shop: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -125,6 +140,16 @@ async fn run(options: Serve) -> Result<()> {
         () = serve(listener, app, shutdown) => {}
         () = grace => {}
     }
+    Ok(())
+}
+
+fn get(options: &Get) -> Result<()> {
+    let Get { address, host, path } = options;
+    let mut stream = TcpStream::connect_timeout(address, Duration::from_secs(5))
+        .with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    std::io::copy(&mut stream, &mut std::io::stdout())?;
     Ok(())
 }
 
