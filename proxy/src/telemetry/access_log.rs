@@ -5,10 +5,8 @@
 //! is full, and when writing fails, lines are dropped and counted; the proxy goes on. An idle proxy is not woken.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::{self, Write},
-    path::PathBuf,
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -22,12 +20,14 @@ use crossbeam_queue::ArrayQueue;
 use tokio::time::Instant;
 
 use super::metrics::Metrics;
-use crate::rt::task;
+use crate::{
+    config::{AccessLogFormat, AccessLogTarget},
+    rt::task,
+};
 
 mod format;
 mod record;
 
-pub use format::Format;
 pub use record::{Direction, Record};
 
 /// Records that may wait to be written.
@@ -37,39 +37,15 @@ const GATHER: Duration = Duration::from_millis(100);
 /// At most one complaint about a failing disk in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// Where the access log goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Standard output.
-    Stdout,
-    /// The end of a file.
-    File(PathBuf),
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "" => Err("give a path, or - for standard output".to_owned()),
-            "-" => Ok(Self::Stdout),
-            path => Ok(Self::File(path.into())),
-        }
-    }
-}
-
-impl Target {
-    fn open(&self) -> io::Result<Box<dyn Write + Send>> {
-        Ok(match self {
-            Self::Stdout => Box::new(io::stdout()),
-            Self::File(path) => {
-                let open =
-                    |path| -> io::Result<File> { OpenOptions::new().create(true).append(true).open(path) };
-                Box::new(open(path).map_err(|error| {
-                    io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display()))
-                })?)
+fn open(target: &AccessLogTarget) -> io::Result<Box<dyn Write + Send>> {
+    match target {
+        AccessLogTarget::Stdout => Ok(Box::new(io::stdout())),
+        AccessLogTarget::File(path) => match OpenOptions::new().create(true).append(true).open(path) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(error) => {
+                Err(io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display())))
             }
-        })
+        },
     }
 }
 
@@ -99,13 +75,17 @@ impl AccessLog {
     }
 
     /// Opens the log and starts its writer.
-    pub fn open(target: &Target, format: Format, metrics: Arc<Metrics>) -> io::Result<(Self, Closer)> {
-        Self::start(target.open()?, format, metrics)
+    pub fn open(
+        target: &AccessLogTarget,
+        format: AccessLogFormat,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<(Self, Closer)> {
+        Self::start(open(target)?, format, metrics)
     }
 
     fn start(
         sink: Box<dyn Write + Send>,
-        format: Format,
+        format: AccessLogFormat,
         metrics: Arc<Metrics>,
     ) -> io::Result<(Self, Closer)> {
         let queue = Arc::new(Queue {
@@ -166,7 +146,7 @@ impl Closer {
 struct Writer {
     queue: Arc<Queue>,
     sink: Box<dyn Write + Send>,
-    format: Format,
+    format: AccessLogFormat,
     complained: Option<Instant>,
 }
 
@@ -180,7 +160,7 @@ impl Writer {
             while n < CAPACITY as u64
                 && let Some(record) = self.queue.records.pop()
             {
-                self.format.write(&record, &mut lines);
+                format::write(self.format, &record, &mut lines);
                 n += 1;
             }
             if let Err(error) = self.sink.write_all(&lines).and_then(|()| self.sink.flush()) {

@@ -2,34 +2,12 @@
 //!
 //! Whatever a client sends, a line stays one line: control characters, quotes and backslashes are escaped in both.
 
-use std::{fmt::Write as _, io::Write, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
 
 use serde::Serialize;
 
 use super::Record;
-use crate::rt::clock::Rfc3339;
-
-/// The form of the lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Envoy's first fields, then `name=value`.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("give text or json".to_owned()),
-        }
-    }
-}
+use crate::{config::AccessLogFormat, rt::clock::Rfc3339};
 
 #[derive(Serialize)]
 struct Json<'a> {
@@ -65,15 +43,13 @@ fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-impl Format {
-    /// Appends the line of a record.
-    pub(super) fn write(self, record: &Record, lines: &mut Vec<u8>) {
-        match self {
-            Self::Text => lines.extend_from_slice(text(record).as_bytes()),
-            Self::Json => json(record, lines),
-        }
-        lines.push(b'\n');
+/// Appends the line of a record.
+pub(super) fn write(format: AccessLogFormat, record: &Record, lines: &mut Vec<u8>) {
+    match format {
+        AccessLogFormat::Text => lines.extend_from_slice(text(record).as_bytes()),
+        AccessLogFormat::Json => json(record, lines),
     }
+    lines.push(b'\n');
 }
 
 fn json(record: &Record, lines: &mut Vec<u8>) {
