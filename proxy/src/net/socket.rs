@@ -55,6 +55,12 @@ pub fn listen(flag: &'static str, addr: SocketAddr) -> Result<TcpListener, Liste
     bind().map_err(|source| ListenError { flag, addr, source })
 }
 
+/// Sets the options of a connection that was accepted.
+pub fn accepted(stream: &TcpStream) {
+    // It fails only on a connection that is gone already, which the first read tells better.
+    let _gone = stream.set_nodelay(true);
+}
+
 /// Where a redirected connection was meant to go (`SO_ORIGINAL_DST`).
 ///
 /// `None` when it was not redirected: the kernel has no other address, or gives the one that was connected to.
