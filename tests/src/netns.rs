@@ -18,7 +18,7 @@ pub const PROXY_UID: &str = "1337";
 /// A namespace of its own; gone with the process that holds it.
 #[derive(Debug)]
 pub struct Namespace {
-    _holder: Process,
+    holder: Process,
     enter: Vec<String>,
 }
 
@@ -38,10 +38,22 @@ impl Namespace {
         .await
         .context("this needs root and `unshare`")?;
         let enter = ["nsenter".to_owned(), format!("--net={path}")].to_vec();
-        let namespace = Self { _holder: holder, enter };
+        let namespace = Self { holder, enter };
         namespace.run("ip link set lo up").await.context("this needs `ip` and `nsenter`")?;
         namespace.run("iptables -t nat -S").await.context("this needs iptables with its nat table")?;
         Ok(namespace)
+    }
+
+    /// Makes one; where that cannot be, says why on standard error.
+    #[expect(clippy::print_stderr, reason = "the reader of a test run wants to know what did not run")]
+    pub async fn or_skip() -> Option<Self> {
+        match Self::new().await {
+            Ok(namespace) => Some(namespace),
+            Err(reason) => {
+                eprintln!("skipped: {reason:#}");
+                None
+            }
+        }
     }
 
     /// Runs a command in the namespace; gives back its output.
@@ -54,6 +66,22 @@ impl Namespace {
     pub async fn get(&self, address: SocketAddr, host: &str, path: &str) -> Result<String> {
         let shop = binary("shop")?.display().to_string();
         self.output(&[&shop, "get", &address.to_string(), host, path]).await
+    }
+
+    /// The names of the programs that run in the namespace, its holder left out.
+    pub fn inhabitants(&self) -> Result<Vec<String>> {
+        let holder = self.holder.pid();
+        let here = std::fs::read_link(format!("/proc/{holder}/ns/net"))?;
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let isholder = path.ends_with(holder.to_string());
+            // What ends while we look is not here any more.
+            if !isholder && std::fs::read_link(path.join("ns/net")).is_ok_and(|link| link == here) {
+                names.push(std::fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned());
+            }
+        }
+        Ok(names)
     }
 
     /// The words that start a program in the namespace.

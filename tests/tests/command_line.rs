@@ -134,9 +134,9 @@ async fn status_shows_the_mesh() -> Result<()> {
     client.get("http://app/").send().await?.expect(200)?;
     mesh.policy.apply("wrong", "apiVersion: v1\nkind: Servise\nmetadata: {name: x}\n")?;
     let control_plane: &ControlPlane = mesh.control_plane()?;
-    let admin = control_plane.admin.to_string();
+    let admin = format!("http://{}", control_plane.admin);
     pillion_tests::eventually("the problem is told", || async {
-        let (_, told, errors) = process::run("pillion", &["status", "--admin-addr", &admin]).await?;
+        let (_, told, errors) = process::run("pillion", &["status", "--control-plane-admin", &admin]).await?;
         ensure!(told.contains("Servise"), "{told}{errors}");
         Ok(())
     })

@@ -24,13 +24,7 @@ fn serve(namespace: &Namespace, role: &str, version: &str, listen: &str) -> Resu
 }
 
 async fn pod(mode: &str) -> Result<Option<Pod>> {
-    let namespace = match Namespace::new().await {
-        Ok(namespace) => namespace,
-        Err(reason) => {
-            skip(&format!("{reason:#}"));
-            return Ok(None);
-        }
-    };
+    let Some(namespace) = Namespace::or_skip().await else { return Ok(None) };
     for command in [
         "ip addr add 10.97.0.1/32 dev lo".to_owned(),
         "ip route add 10.96.0.0/16 dev lo".to_owned(),
@@ -69,11 +63,6 @@ async fn pod(mode: &str) -> Result<Option<Pod>> {
     })
     .await?;
     Ok(Some(Pod { namespace, _policy: policy, _processes: processes, _sidecar: sidecar }))
-}
-
-#[expect(clippy::print_stderr, reason = "the reader of a test run wants to know what did not run")]
-fn skip(reason: &str) {
-    eprintln!("skipped: {reason}");
 }
 
 impl Pod {

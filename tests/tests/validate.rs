@@ -68,7 +68,7 @@ async fn mistakes_are_told_with_file_line_path_and_reason() -> Result<()> {
     };
     let two = "route: [{destination: {host: app}, weight: 0}, {destination: {host: other}, weight: 0}]";
     for (what, yaml, told_of) in [
-        ("no YAML", "kind: [Service".to_owned(), &["file.yaml:1"][..]),
+        ("no YAML", "kind: [Service".to_owned(), &["file.yaml:", "YAML"][..]),
         (
             "an unknown kind of a known group",
             SEED.replace("kind: VirtualService", "kind: VirtualServise"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::{join_all, try_join_all};
-use pillion_tests::{Client, ControlPlane, Policy, Process, Sidecar, eventually};
+use pillion_tests::{Client, ControlPlane, Policy, Process, Sidecar, eventually, process};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -189,6 +189,8 @@ impl Stage {
     pub(crate) fn invitation(&self) -> String {
         let (api, outbound, admin) = (API.inbound(), API.outbound(), API.admin());
         let routing = self.policy.file(ROUTING);
+        let pillion = process::binary("pillion")
+            .map_or_else(|_| "pillion".to_owned(), |path| path.display().to_string());
         let star = STAR.app();
         format!(
             "\nThe mesh stays up; Ctrl-C stops it. Try, from another terminal:\n\
@@ -206,7 +208,7 @@ impl Stage {
              \n  # what the sidecar and the control plane know\
              \n  curl -s http://{admin}/endpoints\
              \n  curl -s http://{admin}/metrics\
-             \n  curl -s http://{ADMIN}/status\
+             \n  {pillion} status --control-plane-admin http://{ADMIN}\
              \n  tail -f {logs}/api.log\n",
             routing = routing.display(),
             logs = self.logs.path().display(),
