@@ -204,7 +204,7 @@ impl Index {
     ) -> Vec<(usize, &Arc<Stored>, &DestinationRule)> {
         self.rules(Kind::DestinationRule, names)
             .filter_map(|stored| match &stored.object {
-                Object::DestinationRule(rule) => Some((closest([&rule.host], names)?, stored, rule)),
+                Object::DestinationRule(rule) => Some((closest([&rule.host], names)?, stored, &**rule)),
                 _ => None,
             })
             .collect()

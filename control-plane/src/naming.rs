@@ -22,11 +22,6 @@ impl Naming {
         Self { domain: domain.as_str().into() }
     }
 
-    /// The domain.
-    pub(crate) fn domain(&self) -> &str {
-        &self.domain
-    }
-
     /// The fully qualified name of a service.
     pub(crate) fn service(&self, namespace: &str, name: &str) -> Result<Hostname, Invalid> {
         Hostname::new(&format!("{name}.{namespace}.svc.{}", self.domain))

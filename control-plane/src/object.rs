@@ -30,6 +30,12 @@ pub(crate) enum Kind {
     DestinationRule,
 }
 
+impl Kind {
+    /// All kinds.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Service, Self::EndpointSlice, Self::Pod, Self::VirtualService, Self::DestinationRule];
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -107,7 +113,7 @@ pub(crate) enum Object {
     EndpointSlice(SliceOfService),
     Pod(PodFacts),
     VirtualService(VirtualService),
-    DestinationRule(DestinationRule),
+    DestinationRule(Box<DestinationRule>),
 }
 
 /// An EndpointSlice and the service it belongs to.

@@ -7,12 +7,12 @@
 use std::fmt;
 
 use pillion_policy::Invalid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::yaml::{Node, Value};
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The object, or the part named, is not used as written.
@@ -42,7 +42,7 @@ enum Segment {
 
 /// The place of a field, as in `spec.http[0].route[1].weight`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Path(Vec<Segment>);
+pub(crate) struct Path(Vec<Segment>);
 
 impl Path {
     /// The line in `document` of the deepest part of the path that exists there.
@@ -110,18 +110,18 @@ impl fmt::Display for Path {
 
 /// One remark about a field of the object being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// How bad it is.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// Which field.
-    pub path: Path,
+    pub(crate) path: Path,
     /// What is the matter, and what to do where that is known.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// Collects the findings of one object while it is read.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     path: Path,
     findings: Vec<Finding>,
 }
@@ -195,7 +195,7 @@ impl Report {
 }
 
 /// A finding with everything needed to go and mend it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,

@@ -105,7 +105,9 @@ impl<'a> Checker<'a> {
             Missing::Port(..) => "port",
             Missing::Subset(..) => "subset",
         };
-        let unknowable = matches!(missing, Missing::Host(_)) && !self.has_services;
+        // A rule that leads to its own host may be for one that is described elsewhere; another host is a mistake.
+        let own = rules.hosts.iter().any(|host| host.closeness(destination.host.as_str()).is_some());
+        let unknowable = matches!(missing, Missing::Host(_)) && (own || !self.has_services);
         let severity = if unknowable { Severity::Warning } else { Severity::Error };
         let path = destination.path.then(field);
         self.problems.push(stored.problem(severity, &path, format!("{missing}: its share is answered 503")));

@@ -6,63 +6,56 @@ use serde::Deserialize;
 
 use super::{ApiDuration, PortSelector, Unenforced};
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct DestinationRule {
-    pub(crate) host: String,
-    pub(crate) traffic_policy: Option<TrafficPolicy>,
-    pub(crate) subsets: Vec<Subset>,
-    pub(crate) export_to: Vec<String>,
-    pub(crate) workload_selector: Unenforced<WorkloadSelector>,
-}
+schema! {
+    struct DestinationRule {
+        host: String,
+        traffic_policy: Option<TrafficPolicy>,
+        subsets: Vec<Subset>,
+        export_to: Vec<String>,
+        #[expect(dead_code, reason = "reported by its type")]
+        workload_selector: Unenforced<WorkloadSelector>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct WorkloadSelector {
-    pub(crate) match_labels: BTreeMap<String, String>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct WorkloadSelector {
+        match_labels: BTreeMap<String, String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Subset {
-    pub(crate) name: String,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) traffic_policy: Option<TrafficPolicy>,
-}
+    struct Subset {
+        name: String,
+        labels: BTreeMap<String, String>,
+        traffic_policy: Option<TrafficPolicy>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct TrafficPolicy {
-    pub(crate) load_balancer: Option<LoadBalancer>,
-    pub(crate) connection_pool: Option<ConnectionPool>,
-    pub(crate) outlier_detection: Unenforced<OutlierDetection>,
-    pub(crate) tls: Unenforced<ClientTls>,
-    pub(crate) port_level_settings: Vec<PortTrafficPolicy>,
-    pub(crate) tunnel: Unenforced<Tunnel>,
-    pub(crate) proxy_protocol: Unenforced<ProxyProtocol>,
-    pub(crate) retry_budget: Unenforced<RetryBudget>,
-}
+    struct TrafficPolicy {
+        load_balancer: Option<LoadBalancer>,
+        connection_pool: Option<ConnectionPool>,
+        outlier_detection: Unenforced<OutlierDetection>,
+        tls: Unenforced<ClientTls>,
+        port_level_settings: Vec<PortTrafficPolicy>,
+        tunnel: Unenforced<Tunnel>,
+        proxy_protocol: Unenforced<ProxyProtocol>,
+        retry_budget: Unenforced<RetryBudget>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct PortTrafficPolicy {
-    pub(crate) port: Option<PortSelector>,
-    pub(crate) load_balancer: Option<LoadBalancer>,
-    pub(crate) connection_pool: Option<ConnectionPool>,
-    pub(crate) outlier_detection: Unenforced<OutlierDetection>,
-    pub(crate) tls: Unenforced<ClientTls>,
-}
+    struct PortTrafficPolicy {
+        port: Option<PortSelector>,
+        load_balancer: Option<LoadBalancer>,
+        connection_pool: Option<ConnectionPool>,
+        outlier_detection: Unenforced<OutlierDetection>,
+        tls: Unenforced<ClientTls>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct LoadBalancer {
-    pub(crate) simple: Option<SimpleLb>,
-    pub(crate) consistent_hash: Option<ConsistentHash>,
-    pub(crate) locality_lb_setting: Unenforced<LocalityLb>,
-    pub(crate) zone_aware_lb_setting: Unenforced<ZoneAwareLb>,
-    pub(crate) warmup_duration_secs: Option<ApiDuration>,
-    pub(crate) warmup: Option<Warmup>,
+    struct LoadBalancer {
+        simple: Option<SimpleLb>,
+        consistent_hash: Option<ConsistentHash>,
+        #[expect(dead_code, reason = "reported by its type")]
+        locality_lb_setting: Unenforced<LocalityLb>,
+        #[expect(dead_code, reason = "reported by its type")]
+        zone_aware_lb_setting: Unenforced<ZoneAwareLb>,
+        warmup_duration_secs: Option<ApiDuration>,
+        warmup: Option<Warmup>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -76,129 +69,110 @@ pub(crate) enum SimpleLb {
     LeastRequest,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ConsistentHash {
-    pub(crate) http_header_name: Option<String>,
-    pub(crate) http_cookie: Option<HttpCookie>,
-    pub(crate) use_source_ip: bool,
-    pub(crate) http_query_parameter_name: Option<String>,
-    pub(crate) ring_hash: Option<RingHash>,
-    pub(crate) maglev: Unenforced<Maglev>,
-    pub(crate) minimum_ring_size: Option<u64>,
-}
+schema! {
+    struct ConsistentHash {
+        http_header_name: Option<String>,
+        http_cookie: Option<HttpCookie>,
+        use_source_ip: bool,
+        http_query_parameter_name: Option<String>,
+        ring_hash: Option<RingHash>,
+        #[expect(dead_code, reason = "reported by its type")]
+        maglev: Unenforced<Maglev>,
+        minimum_ring_size: Option<u64>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct HttpCookie {
-    pub(crate) name: String,
-    pub(crate) path: Option<String>,
-    pub(crate) ttl: Option<ApiDuration>,
-    pub(crate) attributes: Unenforced<Vec<CookieAttribute>>,
-}
+    struct HttpCookie {
+        name: String,
+        path: Option<String>,
+        ttl: Option<ApiDuration>,
+        #[expect(dead_code, reason = "reported by its type")]
+        attributes: Unenforced<Vec<CookieAttribute>>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct CookieAttribute {
-    pub(crate) name: String,
-    pub(crate) value: Option<String>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct CookieAttribute {
+        name: String,
+        value: Option<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct RingHash {
-    pub(crate) minimum_ring_size: Option<u64>,
-}
+    struct RingHash {
+        minimum_ring_size: Option<u64>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct Maglev {
-    pub(crate) table_size: Option<u64>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct Maglev {
+        table_size: Option<u64>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct LocalityLb {
-    pub(crate) distribute: Vec<LocalityDistribute>,
-    pub(crate) failover: Vec<LocalityFailover>,
-    pub(crate) failover_priority: Vec<String>,
-    pub(crate) enabled: Option<bool>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct LocalityLb {
+        distribute: Vec<LocalityDistribute>,
+        failover: Vec<LocalityFailover>,
+        failover_priority: Vec<String>,
+        enabled: Option<bool>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct LocalityDistribute {
-    pub(crate) from: String,
-    pub(crate) to: BTreeMap<String, u32>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct LocalityDistribute {
+        from: String,
+        to: BTreeMap<String, u32>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct LocalityFailover {
-    pub(crate) from: String,
-    pub(crate) to: String,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct LocalityFailover {
+        from: String,
+        to: String,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct ZoneAwareLb {
-    pub(crate) enabled: Option<bool>,
-    pub(crate) failover: Vec<LocalityFailover>,
-    pub(crate) failover_priority: Vec<String>,
-    pub(crate) min_cluster_size: Option<u64>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct ZoneAwareLb {
+        enabled: Option<bool>,
+        failover: Vec<LocalityFailover>,
+        failover_priority: Vec<String>,
+        min_cluster_size: Option<u64>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Warmup {
-    pub(crate) duration: Option<ApiDuration>,
-    pub(crate) minimum_percent: Option<f64>,
-    pub(crate) aggression: Option<f64>,
-}
+    struct Warmup {
+        duration: Option<ApiDuration>,
+        minimum_percent: Option<f64>,
+        aggression: Option<f64>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct ConnectionPool {
-    pub(crate) tcp: Option<TcpSettings>,
-    pub(crate) http: Option<HttpSettings>,
-}
+    struct ConnectionPool {
+        tcp: Option<TcpSettings>,
+        http: Option<HttpSettings>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct TcpSettings {
-    pub(crate) max_connections: Option<i32>,
-    pub(crate) connect_timeout: Option<ApiDuration>,
-    pub(crate) tcp_keepalive: Option<TcpKeepalive>,
-    pub(crate) max_connection_duration: Option<ApiDuration>,
-    pub(crate) idle_timeout: Option<ApiDuration>,
-}
+    struct TcpSettings {
+        max_connections: Option<i32>,
+        connect_timeout: Option<ApiDuration>,
+        tcp_keepalive: Option<TcpKeepalive>,
+        max_connection_duration: Option<ApiDuration>,
+        idle_timeout: Option<ApiDuration>,
+    }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct TcpKeepalive {
-    pub(crate) probes: Option<u32>,
-    pub(crate) time: Option<ApiDuration>,
-    pub(crate) interval: Option<ApiDuration>,
-}
+    #[derive(Copy)]
+    struct TcpKeepalive {
+        probes: Option<u32>,
+        time: Option<ApiDuration>,
+        interval: Option<ApiDuration>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct HttpSettings {
-    pub(crate) http1_max_pending_requests: Option<i32>,
-    pub(crate) http2_max_requests: Option<i32>,
-    pub(crate) max_requests_per_connection: Option<i32>,
-    pub(crate) max_retries: Unenforced<i32>,
-    pub(crate) idle_timeout: Option<ApiDuration>,
-    pub(crate) h2_upgrade_policy: Unenforced<H2UpgradePolicy>,
-    pub(crate) use_client_protocol: Unenforced<bool>,
-    pub(crate) max_concurrent_streams: Option<i32>,
-    pub(crate) http2_keep_alive: Unenforced<Http2KeepAlive>,
+    struct HttpSettings {
+        http1_max_pending_requests: Option<i32>,
+        http2_max_requests: Option<i32>,
+        max_requests_per_connection: Option<i32>,
+        #[expect(dead_code, reason = "reported by its type")]
+        max_retries: Unenforced<i32>,
+        idle_timeout: Option<ApiDuration>,
+        #[expect(dead_code, reason = "reported by its type")]
+        h2_upgrade_policy: Unenforced<H2UpgradePolicy>,
+        #[expect(dead_code, reason = "reported by its type")]
+        use_client_protocol: Unenforced<bool>,
+        max_concurrent_streams: Option<i32>,
+        #[expect(dead_code, reason = "reported by its type")]
+        http2_keep_alive: Unenforced<Http2KeepAlive>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -210,44 +184,40 @@ pub(crate) enum H2UpgradePolicy {
     Upgrade,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct Http2KeepAlive {
-    pub(crate) interval: Option<ApiDuration>,
-    pub(crate) timeout: Option<ApiDuration>,
-}
+schema! {
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct Http2KeepAlive {
+        interval: Option<ApiDuration>,
+        timeout: Option<ApiDuration>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct OutlierDetection {
-    pub(crate) consecutive_errors: Option<i32>,
-    pub(crate) split_external_local_origin_errors: Option<bool>,
-    pub(crate) consecutive_local_origin_failures: Option<u32>,
-    pub(crate) consecutive_gateway_errors: Option<u32>,
-    #[serde(rename = "consecutive5xxErrors")]
-    pub(crate) consecutive_5xx_errors: Option<u32>,
-    pub(crate) interval: Option<ApiDuration>,
-    pub(crate) base_ejection_time: Option<ApiDuration>,
-    pub(crate) max_ejection_percent: Option<i32>,
-    pub(crate) min_health_percent: Option<i32>,
-    pub(crate) outlier_detection_http_error_codes: Vec<u32>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct OutlierDetection {
+        consecutive_errors: Option<i32>,
+        split_external_local_origin_errors: Option<bool>,
+        consecutive_local_origin_failures: Option<u32>,
+        consecutive_gateway_errors: Option<u32>,
+        #[serde(rename = "consecutive5xxErrors")]
+        consecutive_5xx_errors: Option<u32>,
+        interval: Option<ApiDuration>,
+        base_ejection_time: Option<ApiDuration>,
+        max_ejection_percent: Option<i32>,
+        min_health_percent: Option<i32>,
+        outlier_detection_http_error_codes: Vec<u32>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct ClientTls {
-    pub(crate) mode: TlsMode,
-    pub(crate) client_certificate: Option<String>,
-    pub(crate) private_key: Option<String>,
-    pub(crate) ca_certificates: Option<String>,
-    pub(crate) credential_name: Option<String>,
-    pub(crate) subject_alt_names: Vec<String>,
-    pub(crate) sni: Option<String>,
-    pub(crate) insecure_skip_verify: Option<bool>,
-    pub(crate) ca_crl: Option<String>,
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct ClientTls {
+        mode: TlsMode,
+        client_certificate: Option<String>,
+        private_key: Option<String>,
+        ca_certificates: Option<String>,
+        credential_name: Option<String>,
+        subject_alt_names: Vec<String>,
+        sni: Option<String>,
+        insecure_skip_verify: Option<bool>,
+        ca_crl: Option<String>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -260,20 +230,18 @@ pub(crate) enum TlsMode {
     IstioMutual,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct Tunnel {
-    pub(crate) protocol: Option<String>,
-    pub(crate) target_host: String,
-    pub(crate) target_port: u16,
-}
+schema! {
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct Tunnel {
+        protocol: Option<String>,
+        target_host: String,
+        target_port: u16,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct ProxyProtocol {
-    pub(crate) version: Option<ProxyProtocolVersion>,
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct ProxyProtocol {
+        version: Option<ProxyProtocolVersion>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -282,11 +250,11 @@ pub(crate) enum ProxyProtocolVersion {
     V2,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct RetryBudget {
-    pub(crate) percent: Option<f64>,
-    pub(crate) min_retry_concurrency: Option<u32>,
-    pub(crate) budget_interval: Option<ApiDuration>,
+schema! {
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct RetryBudget {
+        percent: Option<f64>,
+        min_retry_concurrency: Option<u32>,
+        budget_interval: Option<ApiDuration>,
+    }
 }

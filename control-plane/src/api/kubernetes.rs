@@ -4,26 +4,24 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// A Service.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Service {
-    pub(crate) spec: ServiceSpec,
-}
+schema! {
+    /// A Service.
+    struct Service {
+        spec: ServiceSpec,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ServiceSpec {
-    pub(crate) selector: BTreeMap<String, String>,
-    pub(crate) ports: Vec<ServicePort>,
-    #[serde(rename = "clusterIP")]
-    pub(crate) cluster_ip: Option<String>,
-    #[serde(rename = "clusterIPs")]
-    pub(crate) cluster_ips: Vec<String>,
-    #[serde(rename = "type")]
-    pub(crate) kind: ServiceType,
-    pub(crate) external_name: Option<String>,
-    pub(crate) publish_not_ready_addresses: bool,
+    struct ServiceSpec {
+        selector: BTreeMap<String, String>,
+        ports: Vec<ServicePort>,
+        #[serde(rename = "clusterIP")]
+        cluster_ip: Option<String>,
+        #[serde(rename = "clusterIPs")]
+        cluster_ips: Vec<String>,
+        #[serde(rename = "type")]
+        kind: ServiceType,
+        external_name: Option<String>,
+        publish_not_ready_addresses: bool,
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -36,14 +34,14 @@ pub(crate) enum ServiceType {
     ExternalName,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ServicePort {
-    pub(crate) name: Option<String>,
-    pub(crate) protocol: Transport,
-    pub(crate) port: u16,
-    pub(crate) target_port: Option<PortRef>,
-    pub(crate) app_protocol: Option<String>,
+schema! {
+    struct ServicePort {
+        name: Option<String>,
+        protocol: Transport,
+        port: u16,
+        target_port: Option<PortRef>,
+        app_protocol: Option<String>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -89,13 +87,13 @@ impl<'de> Deserialize<'de> for PortRef {
     }
 }
 
-/// An EndpointSlice.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct EndpointSlice {
-    pub(crate) address_type: AddressType,
-    pub(crate) endpoints: Vec<SliceEndpoint>,
-    pub(crate) ports: Vec<SlicePort>,
+schema! {
+    /// An EndpointSlice.
+    struct EndpointSlice {
+        address_type: AddressType,
+        endpoints: Vec<SliceEndpoint>,
+        ports: Vec<SlicePort>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -107,80 +105,62 @@ pub(crate) enum AddressType {
     Fqdn,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct SliceEndpoint {
-    pub(crate) addresses: Vec<String>,
-    pub(crate) conditions: Conditions,
-    pub(crate) target_ref: Option<TargetRef>,
-    pub(crate) zone: Option<String>,
-}
+schema! {
+    struct SliceEndpoint {
+        addresses: Vec<String>,
+        conditions: Conditions,
+        target_ref: Option<TargetRef>,
+        zone: Option<String>,
+    }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Conditions {
-    pub(crate) ready: Option<bool>,
-    pub(crate) serving: Option<bool>,
-    pub(crate) terminating: Option<bool>,
-}
+    #[derive(Copy)]
+    struct Conditions {
+        ready: Option<bool>,
+        serving: Option<bool>,
+        terminating: Option<bool>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct TargetRef {
-    pub(crate) kind: String,
-    pub(crate) name: String,
-    pub(crate) namespace: Option<String>,
-}
+    struct TargetRef {
+        kind: String,
+        name: String,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct SlicePort {
-    pub(crate) name: Option<String>,
-    pub(crate) port: Option<u16>,
-}
+    struct SlicePort {
+        name: Option<String>,
+        port: Option<u16>,
+    }
 
-/// A Pod.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Pod {
-    pub(crate) spec: PodSpec,
-    pub(crate) status: PodStatus,
-}
+    /// A Pod.
+    struct Pod {
+        spec: PodSpec,
+        status: PodStatus,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct PodSpec {
-    pub(crate) service_account_name: Option<String>,
-    pub(crate) containers: Vec<Container>,
-    pub(crate) init_containers: Vec<Container>,
-}
+    struct PodSpec {
+        service_account_name: Option<String>,
+        containers: Vec<Container>,
+        init_containers: Vec<Container>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Container {
-    pub(crate) ports: Vec<ContainerPort>,
-}
+    struct Container {
+        ports: Vec<ContainerPort>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ContainerPort {
-    pub(crate) name: Option<String>,
-    pub(crate) container_port: u16,
-}
+    struct ContainerPort {
+        name: Option<String>,
+        container_port: u16,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct PodStatus {
-    pub(crate) phase: Option<String>,
-    #[serde(rename = "podIP")]
-    pub(crate) pod_ip: Option<String>,
-    pub(crate) conditions: Vec<PodCondition>,
-}
+    struct PodStatus {
+        phase: Option<String>,
+        #[serde(rename = "podIP")]
+        pod_ip: Option<String>,
+        conditions: Vec<PodCondition>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct PodCondition {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    pub(crate) status: String,
+    struct PodCondition {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+    }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 /// Every key `metadata` may have; the mesh reads those in [`ObjectMeta`].
 pub(crate) const META_FIELDS: [&str; 15] = [
     "annotations",
@@ -23,24 +21,22 @@ pub(crate) const META_FIELDS: [&str; 15] = [
     "uid",
 ];
 
-/// What the mesh reads of an object's metadata.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ObjectMeta {
-    pub(crate) name: String,
-    pub(crate) namespace: Option<String>,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) annotations: BTreeMap<String, String>,
-    pub(crate) owner_references: Vec<OwnerReference>,
-    /// RFC 3339 in UTC, so text order is time order.
-    pub(crate) creation_timestamp: Option<String>,
-    pub(crate) deletion_timestamp: Option<String>,
-}
+schema! {
+    /// What the mesh reads of an object's metadata.
+    struct ObjectMeta {
+        name: String,
+        namespace: Option<String>,
+        labels: BTreeMap<String, String>,
+        annotations: BTreeMap<String, String>,
+        owner_references: Vec<OwnerReference>,
+        /// RFC 3339 in UTC, so text order is time order.
+        creation_timestamp: Option<String>,
+        deletion_timestamp: Option<String>,
+    }
 
-/// Who made the object.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct OwnerReference {
-    pub(crate) kind: String,
-    pub(crate) name: String,
+    /// Who made the object.
+    struct OwnerReference {
+        kind: String,
+        name: String,
+    }
 }

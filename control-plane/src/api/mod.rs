@@ -5,6 +5,20 @@
 //! the compiler then sees a plain field that nothing reads, and refuses it. Of Kubernetes' own kinds only what a mesh
 //! reads is typed; `vocabulary` knows the other names well enough to notice a misspelt one.
 
+/// Declares objects whose fields may all be absent, named as YAML names them.
+///
+/// The default stands at each field, not at the struct: there it would read every field and hide the dead ones.
+macro_rules! schema {
+    ($($(#[$about:meta])* struct $name:ident { $($(#[$note:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$about])*
+        #[derive(Debug, Clone, Default, serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub(crate) struct $name {
+            $($(#[$note])* #[serde(default)] pub(crate) $field: $type,)*
+        }
+    )*};
+}
+
 mod de;
 mod destination_rule;
 mod duration;

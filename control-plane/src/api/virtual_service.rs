@@ -6,100 +6,89 @@ use serde::Deserialize;
 
 use super::{ApiDuration, Unenforced};
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct VirtualService {
-    pub(crate) hosts: Vec<String>,
-    pub(crate) gateways: Vec<String>,
-    pub(crate) http: Vec<HttpRoute>,
-    pub(crate) tls: Unenforced<Vec<TlsRoute>>,
-    pub(crate) tcp: Unenforced<Vec<TcpRoute>>,
-    pub(crate) export_to: Vec<String>,
-}
+schema! {
+    struct VirtualService {
+        hosts: Vec<String>,
+        gateways: Vec<String>,
+        http: Vec<HttpRoute>,
+        tls: Unenforced<Vec<TlsRoute>>,
+        tcp: Unenforced<Vec<TcpRoute>>,
+        export_to: Vec<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct HttpRoute {
-    pub(crate) name: String,
-    #[serde(rename = "match")]
-    pub(crate) matches: Vec<HttpMatch>,
-    pub(crate) route: Vec<HttpRouteDestination>,
-    pub(crate) redirect: Option<HttpRedirect>,
-    pub(crate) direct_response: Option<HttpDirectResponse>,
-    pub(crate) delegate: Unenforced<Delegate>,
-    pub(crate) rewrite: Option<HttpRewrite>,
-    pub(crate) timeout: Option<ApiDuration>,
-    pub(crate) retries: Unenforced<HttpRetry>,
-    pub(crate) fault: Unenforced<HttpFault>,
-    pub(crate) mirror: Option<Destination>,
-    pub(crate) mirrors: Vec<HttpMirror>,
-    pub(crate) mirror_percent: Option<u32>,
-    pub(crate) mirror_percentage: Option<Percent>,
-    pub(crate) cors_policy: Option<CorsPolicy>,
-    pub(crate) headers: Option<Headers>,
-}
+    struct HttpRoute {
+        name: String,
+        #[serde(rename = "match")]
+        matches: Vec<HttpMatch>,
+        route: Vec<HttpRouteDestination>,
+        redirect: Option<HttpRedirect>,
+        direct_response: Option<HttpDirectResponse>,
+        #[expect(dead_code, reason = "reported by its type")]
+        delegate: Unenforced<Delegate>,
+        rewrite: Option<HttpRewrite>,
+        timeout: Option<ApiDuration>,
+        retries: Unenforced<HttpRetry>,
+        fault: Unenforced<HttpFault>,
+        mirror: Option<Destination>,
+        mirrors: Vec<HttpMirror>,
+        mirror_percent: Option<u32>,
+        mirror_percentage: Option<Percent>,
+        cors_policy: Option<CorsPolicy>,
+        headers: Option<Headers>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct HttpMatch {
-    #[expect(dead_code, reason = "a name for people, it changes nothing")]
-    pub(crate) name: String,
-    pub(crate) uri: Option<StringMatch>,
-    pub(crate) scheme: Option<StringMatch>,
-    pub(crate) method: Option<StringMatch>,
-    pub(crate) authority: Option<StringMatch>,
-    pub(crate) headers: BTreeMap<String, StringMatch>,
-    pub(crate) port: Option<u16>,
-    pub(crate) source_labels: BTreeMap<String, String>,
-    pub(crate) gateways: Vec<String>,
-    pub(crate) query_params: BTreeMap<String, StringMatch>,
-    pub(crate) ignore_uri_case: bool,
-    pub(crate) without_headers: BTreeMap<String, StringMatch>,
-    pub(crate) source_namespace: Option<String>,
-    pub(crate) stat_prefix: Unenforced<String>,
-}
+    struct HttpMatch {
+        #[expect(dead_code, reason = "a name for people, it changes nothing")]
+        name: String,
+        uri: Option<StringMatch>,
+        scheme: Option<StringMatch>,
+        method: Option<StringMatch>,
+        authority: Option<StringMatch>,
+        headers: BTreeMap<String, StringMatch>,
+        port: Option<u16>,
+        source_labels: BTreeMap<String, String>,
+        gateways: Vec<String>,
+        query_params: BTreeMap<String, StringMatch>,
+        ignore_uri_case: bool,
+        without_headers: BTreeMap<String, StringMatch>,
+        source_namespace: Option<String>,
+        #[expect(dead_code, reason = "reported by its type")]
+        stat_prefix: Unenforced<String>,
+    }
 
-/// A test of a string; none of the fields set means that it is present.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct StringMatch {
-    pub(crate) exact: Option<String>,
-    pub(crate) prefix: Option<String>,
-    pub(crate) regex: Option<String>,
-}
+    /// A test of a string; none of the fields set means that it is present.
+    struct StringMatch {
+        exact: Option<String>,
+        prefix: Option<String>,
+        regex: Option<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct HttpRouteDestination {
-    pub(crate) destination: Option<Destination>,
-    pub(crate) weight: Option<i64>,
-    pub(crate) headers: Option<Headers>,
-}
+    struct HttpRouteDestination {
+        destination: Option<Destination>,
+        weight: Option<i64>,
+        headers: Option<Headers>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Destination {
-    pub(crate) host: String,
-    pub(crate) subset: Option<String>,
-    pub(crate) port: Option<PortSelector>,
-}
+    struct Destination {
+        host: String,
+        subset: Option<String>,
+        port: Option<PortSelector>,
+    }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct PortSelector {
-    pub(crate) number: u16,
-}
+    #[derive(Copy)]
+    struct PortSelector {
+        number: u16,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct HttpRedirect {
-    pub(crate) uri: Option<String>,
-    pub(crate) authority: Option<String>,
-    pub(crate) port: Option<u16>,
-    pub(crate) derive_port: Option<RedirectPort>,
-    pub(crate) scheme: Option<String>,
-    pub(crate) redirect_code: Option<u16>,
-    pub(crate) prefix_rewrite: Option<String>,
+    struct HttpRedirect {
+        uri: Option<String>,
+        authority: Option<String>,
+        port: Option<u16>,
+        derive_port: Option<RedirectPort>,
+        scheme: Option<String>,
+        redirect_code: Option<u16>,
+        prefix_rewrite: Option<String>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -109,61 +98,50 @@ pub(crate) enum RedirectPort {
     FromRequestPort,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct HttpDirectResponse {
-    pub(crate) status: u16,
-    pub(crate) body: Option<HttpBody>,
-}
+schema! {
+    struct HttpDirectResponse {
+        status: u16,
+        body: Option<HttpBody>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct HttpBody {
-    pub(crate) string: Option<String>,
-    /// Base64.
-    pub(crate) bytes: Option<String>,
-}
+    struct HttpBody {
+        string: Option<String>,
+        /// Base64.
+        bytes: Option<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct HttpRewrite {
-    pub(crate) uri: Option<String>,
-    pub(crate) authority: Option<String>,
-    pub(crate) uri_regex_rewrite: Option<RegexRewrite>,
-}
+    struct HttpRewrite {
+        uri: Option<String>,
+        authority: Option<String>,
+        uri_regex_rewrite: Option<RegexRewrite>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct RegexRewrite {
-    #[serde(rename = "match")]
-    pub(crate) pattern: String,
-    pub(crate) rewrite: String,
-}
+    struct RegexRewrite {
+        #[serde(rename = "match")]
+        pattern: String,
+        rewrite: String,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct HttpMirror {
-    pub(crate) destination: Option<Destination>,
-    pub(crate) percentage: Option<Percent>,
-}
+    struct HttpMirror {
+        destination: Option<Destination>,
+        percentage: Option<Percent>,
+    }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Percent {
-    pub(crate) value: f64,
-}
+    #[derive(Copy)]
+    struct Percent {
+        value: f64,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct CorsPolicy {
-    pub(crate) allow_origin: Vec<String>,
-    pub(crate) allow_origins: Vec<StringMatch>,
-    pub(crate) allow_methods: Vec<String>,
-    pub(crate) allow_headers: Vec<String>,
-    pub(crate) expose_headers: Vec<String>,
-    pub(crate) max_age: Option<ApiDuration>,
-    pub(crate) allow_credentials: bool,
-    pub(crate) unmatched_preflights: Option<UnmatchedPreflights>,
+    struct CorsPolicy {
+        allow_origin: Vec<String>,
+        allow_origins: Vec<StringMatch>,
+        allow_methods: Vec<String>,
+        allow_headers: Vec<String>,
+        expose_headers: Vec<String>,
+        max_age: Option<ApiDuration>,
+        allow_credentials: bool,
+        unmatched_preflights: Option<UnmatchedPreflights>,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -174,114 +152,92 @@ pub(crate) enum UnmatchedPreflights {
     Ignore,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Headers {
-    pub(crate) request: HeaderOperations,
-    pub(crate) response: HeaderOperations,
-}
+schema! {
+    struct Headers {
+        request: HeaderOperations,
+        response: HeaderOperations,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct HeaderOperations {
-    pub(crate) set: BTreeMap<String, String>,
-    pub(crate) add: BTreeMap<String, String>,
-    pub(crate) remove: Vec<String>,
-}
+    struct HeaderOperations {
+        set: BTreeMap<String, String>,
+        add: BTreeMap<String, String>,
+        remove: Vec<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct HttpRetry {
-    pub(crate) attempts: i32,
-    pub(crate) per_try_timeout: Option<ApiDuration>,
-    pub(crate) retry_on: Option<String>,
-    pub(crate) retry_remote_localities: Option<bool>,
-    pub(crate) retry_ignore_previous_hosts: Option<bool>,
-    pub(crate) backoff: Option<ApiDuration>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct HttpRetry {
+        attempts: i32,
+        per_try_timeout: Option<ApiDuration>,
+        retry_on: Option<String>,
+        retry_remote_localities: Option<bool>,
+        retry_ignore_previous_hosts: Option<bool>,
+        backoff: Option<ApiDuration>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct HttpFault {
-    pub(crate) delay: Option<FaultDelay>,
-    pub(crate) abort: Option<FaultAbort>,
-}
+    struct HttpFault {
+        delay: Option<FaultDelay>,
+        abort: Option<FaultAbort>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct FaultDelay {
-    pub(crate) percent: Option<u32>,
-    pub(crate) fixed_delay: Option<ApiDuration>,
-    pub(crate) exponential_delay: Option<ApiDuration>,
-    pub(crate) percentage: Option<Percent>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct FaultDelay {
+        percent: Option<u32>,
+        fixed_delay: Option<ApiDuration>,
+        exponential_delay: Option<ApiDuration>,
+        percentage: Option<Percent>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct FaultAbort {
-    pub(crate) http_status: Option<i32>,
-    pub(crate) grpc_status: Option<String>,
-    pub(crate) http2_error: Option<String>,
-    pub(crate) percentage: Option<Percent>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct FaultAbort {
+        http_status: Option<i32>,
+        grpc_status: Option<String>,
+        http2_error: Option<String>,
+        percentage: Option<Percent>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct Delegate {
-    pub(crate) name: String,
-    pub(crate) namespace: Option<String>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct Delegate {
+        name: String,
+        namespace: Option<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct TlsRoute {
-    #[serde(rename = "match")]
-    pub(crate) matches: Vec<TlsMatch>,
-    pub(crate) route: Vec<RouteDestination>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct TlsRoute {
+        #[serde(rename = "match")]
+        matches: Vec<TlsMatch>,
+        route: Vec<RouteDestination>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct TlsMatch {
-    pub(crate) sni_hosts: Vec<String>,
-    pub(crate) destination_subnets: Vec<String>,
-    pub(crate) port: Option<u16>,
-    pub(crate) source_labels: BTreeMap<String, String>,
-    pub(crate) gateways: Vec<String>,
-    pub(crate) source_namespace: Option<String>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct TlsMatch {
+        sni_hosts: Vec<String>,
+        destination_subnets: Vec<String>,
+        port: Option<u16>,
+        source_labels: BTreeMap<String, String>,
+        gateways: Vec<String>,
+        source_namespace: Option<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct TcpRoute {
-    #[serde(rename = "match")]
-    pub(crate) matches: Vec<L4Match>,
-    pub(crate) route: Vec<RouteDestination>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct TcpRoute {
+        #[serde(rename = "match")]
+        matches: Vec<L4Match>,
+        route: Vec<RouteDestination>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct L4Match {
-    pub(crate) destination_subnets: Vec<String>,
-    pub(crate) port: Option<u16>,
-    pub(crate) source_subnet: Option<String>,
-    pub(crate) source_labels: BTreeMap<String, String>,
-    pub(crate) gateways: Vec<String>,
-    pub(crate) source_namespace: Option<String>,
-}
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct L4Match {
+        destination_subnets: Vec<String>,
+        port: Option<u16>,
+        source_subnet: Option<String>,
+        source_labels: BTreeMap<String, String>,
+        gateways: Vec<String>,
+        source_namespace: Option<String>,
+    }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-#[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-pub(crate) struct RouteDestination {
-    pub(crate) destination: Option<Destination>,
-    pub(crate) weight: Option<i64>,
+    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    struct RouteDestination {
+        destination: Option<Destination>,
+        weight: Option<i64>,
+    }
 }

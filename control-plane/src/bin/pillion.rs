@@ -1,1 +1,160 @@
-fn main() {}
+//! `pillion`: the command line of the mesh.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use http::{Request, Uri, header::HOST};
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use pillion_control_plane::{StatusReport, check_files};
+use pillion_policy::name::Hostname;
+use tokio::{
+    net::TcpStream,
+    time::{Duration, timeout},
+};
+
+/// How long the control plane may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The command line of the Pillion service mesh.
+#[derive(Debug, Parser)]
+#[command(name = "pillion", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check files of Kubernetes and Istio objects as the control plane would; exit code 1 when one has an error
+    Validate {
+        /// Files, directories, or - for standard input
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+
+        /// DNS domain of the cluster
+        #[arg(long, env = "PILLION_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+        cluster_domain: Hostname,
+    },
+    /// Show the objects in force, what is wrong with them, and the connected proxies
+    Status {
+        #[command(flatten)]
+        from: From,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show, as JSON, what proxies have subscribed to
+    Config {
+        #[command(flatten)]
+        from: From,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct From {
+    /// The admin port of the control plane
+    #[arg(
+        long,
+        env = "PILLION_CONTROL_PLANE_ADMIN",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:15014"
+    )]
+    control_plane_admin: Uri,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Validate { files, cluster_domain } => validate(&files, &cluster_domain),
+        Command::Status { from, json } => status(&from.control_plane_admin, json),
+        Command::Config { from } => fetch(&from.control_plane_admin, "/config_dump").and_then(print),
+    };
+    result.unwrap_or_else(|error| {
+        // The exit code says it too.
+        drop(writeln!(io::stderr(), "pillion: {error:#}"));
+        ExitCode::from(2)
+    })
+}
+
+fn validate(files: &[PathBuf], cluster_domain: &Hostname) -> Result<ExitCode> {
+    let checked = check_files(files, cluster_domain)?;
+    let mut text = String::new();
+    for problem in &checked.problems {
+        text.push_str(&format!("{problem}\n"));
+    }
+    print(text)?;
+    let verdict = if checked.has_errors() { "not valid" } else { "valid" };
+    writeln!(
+        io::stderr(),
+        "{verdict}: {} objects used, {} remarks",
+        checked.objects,
+        checked.problems.len()
+    )?;
+    Ok(if checked.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn status(admin: &Uri, json: bool) -> Result<ExitCode> {
+    let text = fetch(admin, "/status")?;
+    if json {
+        return print(text);
+    }
+    let report: StatusReport =
+        serde_json::from_str(&text).context("the control plane's answer is of another version")?;
+    print(report.to_string())
+}
+
+fn print(text: String) -> Result<ExitCode> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        result => Ok(result.map(|()| ExitCode::SUCCESS)?),
+    }
+}
+
+/// Gets a page of the admin port.
+fn fetch(admin: &Uri, path: &str) -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let page = runtime.block_on(async { timeout(ANSWER_TIMEOUT, get(admin, path)).await });
+    page.context("it did not answer in time").and_then(|page| page).with_context(|| {
+        format!("cannot ask the control plane at {admin}; give its admin address as --control-plane-admin")
+    })
+}
+
+async fn get(admin: &Uri, path: &str) -> Result<String> {
+    if admin.scheme_str() != Some("http") {
+        bail!("the address must start with http://");
+    }
+    let host = admin.host().context("the address has no host")?;
+    let port = admin.port_u16().unwrap_or(80);
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let authority = admin.authority().map(ToString::to_string).unwrap_or_default();
+    let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if !status.is_success() {
+            bail!("{status}: {}", text.trim());
+        }
+        Ok(text)
+    };
+    tokio::pin!(connection);
+    tokio::select! {
+        // The connection makes no progress unless polled; it ends only after the exchange, or by failing.
+        answer = exchange => answer,
+        ended = &mut connection => {
+            ended?;
+            bail!("the connection ended without an answer")
+        }
+    }
+}

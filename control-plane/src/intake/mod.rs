@@ -187,6 +187,7 @@ fn read_kind(
             .map(Object::VirtualService),
         Kind::DestinationRule => istio_spec(node, report)
             .and_then(|spec| report.field("spec", |report| traffic::read(&spec, key, naming, report)))
+            .map(Box::new)
             .map(Object::DestinationRule),
     }
 }

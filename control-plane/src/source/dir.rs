@@ -164,7 +164,7 @@ impl Notices {
     fn add(&self, paths: Vec<PathBuf>) {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner).extend(paths);
         // A full bell has been rung already.
-        drop(self.bell.try_send(()));
+        let _ = self.bell.try_send(());
     }
 
     fn take(&self) -> BTreeSet<PathBuf> {

@@ -1,0 +1,99 @@
+//! Puts the parts together and lives as long as all of them do.
+
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    admin::Admin,
+    config::{Config, Source},
+    index::Index,
+    metrics::Metrics,
+    naming::Naming,
+    serve::{self, Hub, State},
+    source::{Update, dir::Directory},
+};
+
+/// How long streams may take to end after a signal.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs the control plane until SIGTERM or SIGINT. An error says what to do about it.
+pub async fn run(config: Config) -> Result<()> {
+    let naming = Naming::new(&config.cluster_domain);
+    let Source::Directory(path) = &config.source;
+    let mut updates = watch_directory(path, naming.clone())?;
+    let xds = bind(config.xds_addr, "--xds-addr").await?;
+    let admin = bind(config.admin_addr, "--admin-addr").await?;
+
+    let metrics = Metrics::new();
+    let mut state = State::new(Index::new(naming), Arc::new(config.mesh()), metrics.clone());
+    // Nobody is served before everything has been read once: a proxy would take what is missing for gone.
+    state.update(updates.recv().await.context("the source ended")?);
+
+    let (hub, queue) = Hub::new();
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        serve::run(state, updates, queue).await;
+        Err(anyhow!("the source ended"))
+    });
+    let served = serve::serve(xds, hub.clone(), until(stopped));
+    tasks.spawn(async move { served.await.context("serving proxies failed") });
+    let pages = Admin { hub, metrics };
+    tasks.spawn(async move {
+        pages.serve(admin).await;
+        Err(anyhow!("the admin port ended"))
+    });
+    tracing::info!(
+        xds = %config.xds_addr, admin = %config.admin_addr, source = %path.display(), "the control plane is ready"
+    );
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        Some(ended) = tasks.join_next() => {
+            ended.context("a part of the control plane failed")??;
+            bail!("a part of the control plane ended");
+        }
+    }
+    tracing::info!("stopping");
+    stop.send_replace(true);
+    // Streams end when their proxies have taken the hint, or with the process.
+    drop(timeout(STOP_TIMEOUT, tasks.join_next()).await);
+    Ok(())
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    drop(stopped.wait_for(|stopped| *stopped).await);
+}
+
+fn watch_directory(path: &Path, naming: Naming) -> Result<mpsc::Receiver<Update>> {
+    let directory = Directory::open(path, naming).with_context(|| {
+        format!(
+            "cannot read the directory {}: create it or give another one as --source dir:PATH",
+            path.display()
+        )
+    })?;
+    let (sender, updates) = mpsc::channel(1);
+    std::thread::Builder::new().name("source".to_owned()).spawn(move || directory.watch(&sender))?;
+    Ok(updates)
+}
+
+async fn bind(addr: SocketAddr, flag: &str) -> Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            anyhow!("{addr} is in use: stop what listens there or give another {flag}")
+        }
+        _ => anyhow!("cannot listen on {addr}: {error}: give another {flag}"),
+    })
+}

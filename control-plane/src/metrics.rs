@@ -1,0 +1,98 @@
+//! What the control plane counts, in Prometheus' text form.
+
+use std::{collections::BTreeMap, fmt::Error, sync::Arc};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use crate::{
+    object::Kind,
+    problem::{Problem, Severity},
+};
+
+/// Handles to every metric; cloning shares them.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    registry: Arc<Registry>,
+    objects: Family<OfKind, Gauge>,
+    problems: Family<OfSeverity, Gauge>,
+    /// Connected proxies.
+    pub(crate) proxies: Gauge,
+    /// Messages by which proxies refused resources.
+    pub(crate) nacks: Counter,
+    resources: Counter,
+    removals: Counter,
+    updates: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSeverity {
+    severity: String,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Arc::default(),
+            objects: Family::default(),
+            problems: Family::default(),
+            proxies: Gauge::default(),
+            nacks: Counter::default(),
+            resources: Counter::default(),
+            removals: Counter::default(),
+            updates: Counter::default(),
+        };
+        let mut registry = Registry::default();
+        registry.register("pillion_objects", "Objects in force", metrics.objects.clone());
+        registry.register("pillion_problems", "Problems of objects and files", metrics.problems.clone());
+        registry.register("pillion_proxies", "Connected proxies", metrics.proxies.clone());
+        registry.register(
+            "pillion_nacks",
+            "Messages by which proxies refused resources",
+            metrics.nacks.clone(),
+        );
+        registry.register("pillion_resources_sent", "Resources sent to proxies", metrics.resources.clone());
+        registry.register("pillion_removals_sent", "Removals sent to proxies", metrics.removals.clone());
+        registry.register("pillion_updates", "Changes taken in from the source", metrics.updates.clone());
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// Notes what is in force after a change.
+    pub(crate) fn loaded(&self, kinds: impl Iterator<Item = Kind>, problems: &[Problem]) {
+        let mut objects: BTreeMap<Kind, i64> = Kind::ALL.into_iter().map(|kind| (kind, 0)).collect();
+        for kind in kinds {
+            *objects.entry(kind).or_default() += 1;
+        }
+        for (kind, count) in objects {
+            self.objects.get_or_create(&OfKind { kind: kind.to_string() }).set(count);
+        }
+        for severity in [Severity::Error, Severity::Warning, Severity::Info] {
+            let count = problems.iter().filter(|problem| problem.severity == severity).count();
+            let gauge = self.problems.get_or_create(&OfSeverity { severity: severity.to_string() });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.updates.inc();
+    }
+
+    /// Counts the content of a response.
+    pub(crate) fn sent(&self, resources: usize, removals: usize) {
+        self.resources.inc_by(resources as u64);
+        self.removals.inc_by(removals as u64);
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub(crate) fn text(&self) -> Result<String, Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,82 @@
+//! Serving proxies: what they asked for, and every change of it.
+//!
+//! One task owns everything that changes (`state`): the index, the resources in demand and the sessions. Streams and
+//! the admin port talk to it by [`Command`]s through a bounded queue, so there is no lock and every answer comes from
+//! one consistent state.
+
+mod ads;
+mod state;
+mod status;
+
+use anyhow::{Context, Result};
+use pillion_xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+pub use self::status::{ProxyStatus, Refusal, StatusReport};
+pub(crate) use self::{ads::serve, state::State};
+use crate::source::Update;
+
+/// How many commands may wait. A stream that finds the queue full waits itself.
+const QUEUE: usize = 1024;
+
+/// What the state is told and asked.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A proxy has connected; its responses go here.
+    Open(u64, mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>),
+    /// A proxy has sent a message.
+    Receive(u64, Box<DeltaDiscoveryRequest>),
+    /// A proxy is gone.
+    Close(u64),
+    /// What is there to be said about objects and proxies?
+    Report(oneshot::Sender<StatusReport>),
+    /// What is every resource in demand?
+    Dump(oneshot::Sender<serde_json::Value>),
+}
+
+/// The way to the state.
+#[derive(Debug, Clone)]
+pub(crate) struct Hub(mpsc::Sender<Command>);
+
+impl Hub {
+    /// A hub and the end at which its commands come out.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
+        let (commands, queue) = mpsc::channel(QUEUE);
+        (Self(commands), queue)
+    }
+
+    /// Hands a command over; an error means that the control plane is stopping.
+    pub(crate) async fn send(&self, command: Command) -> Result<()> {
+        self.0.send(command).await.context("the control plane is stopping")
+    }
+
+    /// Asks for something.
+    pub(crate) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T> {
+        let (answer, wait) = oneshot::channel();
+        self.send(question(answer)).await?;
+        wait.await.context("the control plane is stopping")
+    }
+}
+
+/// Runs the state until the source or everybody who could send a command is gone.
+pub(crate) async fn run(
+    mut state: State,
+    mut updates: mpsc::Receiver<Update>,
+    mut queue: mpsc::Receiver<Command>,
+) {
+    loop {
+        tokio::select! {
+            // Changes first: what is sent next should already carry them.
+            biased;
+            update = updates.recv() => match update {
+                Some(update) => state.update(update),
+                None => return,
+            },
+            command = queue.recv() => match command {
+                Some(command) => state.handle(command),
+                None => return,
+            },
+        }
+    }
+}

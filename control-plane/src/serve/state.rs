@@ -1,0 +1,261 @@
+//! Everything that changes while the control plane runs, as one synchronous state machine.
+//!
+//! A resource exists from the moment a proxy subscribes to its name until the last one lets go. It is compiled again
+//! after every change of the index and compared by version: only proxies that subscribed to one that differs hear of
+//! it. Sessions allow one unanswered response of each kind, which bounds what can wait for a slow proxy; what changes
+//! meanwhile is sent once, in its latest state.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use pillion_policy::{ResourceKind, mesh::MeshConfig};
+use pillion_xds::{
+    Encoded,
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    kind, server,
+};
+use rustc_hash::FxHashMap;
+use tokio::{sync::mpsc, time::Instant};
+use tonic::Status;
+
+use super::{
+    Command,
+    status::{ProxyStatus, Refusal, StatusReport},
+};
+use crate::{
+    compile,
+    index::Index,
+    metrics::Metrics,
+    problem::{Problem, Severity},
+    source::Update,
+    validate,
+};
+
+/// Refusals remembered of one proxy.
+const MAX_REFUSALS: usize = 16;
+
+/// The index, the resources in demand, and who demands them.
+#[derive(Debug)]
+pub(crate) struct State {
+    index: Index,
+    mesh: Arc<MeshConfig>,
+    metrics: Metrics,
+    problems: Vec<Problem>,
+    demand: BTreeMap<ResourceKind, FxHashMap<String, Demanded>>,
+    proxies: BTreeMap<u64, Proxy>,
+}
+
+/// A resource somebody subscribed to.
+#[derive(Debug, Default)]
+struct Demanded {
+    /// Nothing when it does not exist.
+    encoded: Option<Encoded>,
+    by: BTreeSet<u64>,
+}
+
+#[derive(Debug)]
+struct Proxy {
+    session: server::Session,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    since: Instant,
+    /// Nonces of responses it has not answered.
+    unanswered: BTreeMap<String, String>,
+    refusals: VecDeque<Refusal>,
+}
+
+impl State {
+    pub(crate) fn new(index: Index, mesh: Arc<MeshConfig>, metrics: Metrics) -> Self {
+        Self { index, mesh, metrics, problems: Vec::new(), demand: BTreeMap::new(), proxies: BTreeMap::new() }
+    }
+
+    /// Takes in what a source has to say, and tells proxies what that changes for them.
+    pub(crate) fn update(&mut self, update: Update) {
+        let changed = !update.events.is_empty();
+        for event in update.events {
+            self.index.apply(event);
+        }
+        if changed {
+            self.recompile();
+        }
+        // Proxies first: checking everything for the report takes longer than telling them.
+        let mut problems = update.problems;
+        problems.extend(validate::check(&self.index));
+        problems.sort_by(|a, b| (&a.file, a.line, &a.path).cmp(&(&b.file, b.line, &b.path)));
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            match problem.severity {
+                Severity::Error => tracing::error!("{problem}"),
+                Severity::Warning => tracing::warn!("{problem}"),
+                Severity::Info => tracing::debug!("{problem}"),
+            }
+        }
+        self.metrics.loaded(self.index.objects().map(|stored| stored.key.kind), &problems);
+        self.problems = problems;
+    }
+
+    fn recompile(&mut self) {
+        let mut affected = BTreeSet::new();
+        for (kind, names) in &mut self.demand {
+            for (name, demanded) in names {
+                let encoded = compile(&self.index, &self.mesh, *kind, name);
+                if version(&encoded) == version(&demanded.encoded) {
+                    continue;
+                }
+                demanded.encoded = encoded;
+                for id in &demanded.by {
+                    if let Some(proxy) = self.proxies.get_mut(id) {
+                        proxy.session.changed(*kind, name);
+                        affected.insert(*id);
+                    }
+                }
+            }
+        }
+        for id in affected {
+            self.respond(id);
+        }
+    }
+
+    /// Obeys a command or answers a question.
+    pub(crate) fn handle(&mut self, command: Command) {
+        match command {
+            Command::Open(id, responses) => {
+                let proxy = Proxy {
+                    session: server::Session::new(),
+                    responses,
+                    since: Instant::now(),
+                    unanswered: BTreeMap::new(),
+                    refusals: VecDeque::new(),
+                };
+                self.proxies.insert(id, proxy);
+            }
+            Command::Receive(id, request) => self.receive(id, *request),
+            Command::Close(id) => self.close(id),
+            // Who asked may have gone meanwhile.
+            Command::Report(answer) => drop(answer.send(self.report())),
+            Command::Dump(answer) => drop(answer.send(self.dump())),
+        }
+        self.metrics.proxies.set(i64::try_from(self.proxies.len()).unwrap_or(i64::MAX));
+    }
+
+    fn receive(&mut self, id: u64, request: DeltaDiscoveryRequest) {
+        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        proxy.unanswered.retain(|_, nonce| *nonce != request.response_nonce);
+        let kind = kind::from_type_url(&request.type_url);
+        let subscribed = request.resource_names_subscribe.clone();
+        let unsubscribed = request.resource_names_unsubscribe.clone();
+        match proxy.session.receive(request) {
+            Err(breach) => {
+                tracing::warn!(peer = id, error = %breach, "closing the stream of a proxy that breaks the protocol");
+                // The stream ends with the channel, told or not.
+                drop(proxy.responses.try_send(Err(Status::invalid_argument(breach.to_string()))));
+                return self.close(id);
+            }
+            Ok(Some(nack)) => {
+                let workload = proxy.session.node().map(|node| node.workload.to_string()).unwrap_or_default();
+                tracing::error!(peer = workload, kind = %nack.kind, error = nack.message, "a proxy refused resources");
+                self.metrics.nacks.inc();
+                proxy.refusals.truncate(MAX_REFUSALS - 1);
+                proxy.refusals.push_front(Refusal {
+                    kind: nack.kind,
+                    message: nack.message,
+                    resources: nack.resources,
+                });
+            }
+            Ok(None) => {}
+        }
+        if let Some(kind) = kind {
+            self.demand(id, kind, subscribed, unsubscribed);
+        }
+        self.respond(id);
+    }
+
+    fn demand(&mut self, id: u64, kind: ResourceKind, subscribed: Vec<String>, unsubscribed: Vec<String>) {
+        for name in &unsubscribed {
+            self.release(id, kind, name);
+        }
+        let names = self.demand.entry(kind).or_default();
+        for name in subscribed {
+            let (index, mesh) = (&self.index, &self.mesh);
+            let demanded = names.entry(name).or_insert_with_key(|name| Demanded {
+                encoded: compile(index, mesh, kind, name),
+                by: BTreeSet::new(),
+            });
+            demanded.by.insert(id);
+        }
+    }
+
+    fn release(&mut self, id: u64, kind: ResourceKind, name: &str) {
+        if let Some(names) = self.demand.get_mut(&kind)
+            && let Some(demanded) = names.get_mut(name)
+        {
+            demanded.by.remove(&id);
+            if demanded.by.is_empty() {
+                names.remove(name);
+            }
+        }
+    }
+
+    fn close(&mut self, id: u64) {
+        let Some(proxy) = self.proxies.remove(&id) else { return };
+        for (kind, name) in proxy.session.names() {
+            self.release(id, kind, name);
+        }
+    }
+
+    /// Sends a proxy what it has not been told yet.
+    fn respond(&mut self, id: u64) {
+        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        let demand = &self.demand;
+        let responses = proxy.session.responses(|kind, name| demand.get(&kind)?.get(name)?.encoded.clone());
+        for response in responses {
+            self.metrics.sent(response.resources.len(), response.removed_resources.len());
+            proxy.unanswered.insert(response.type_url.clone(), response.nonce.clone());
+            // The channel holds one response of each kind, the most a session leaves unanswered; so this fails only
+            // when the stream is gone, of which we shall hear.
+            drop(proxy.responses.try_send(Ok(response)));
+        }
+    }
+
+    fn report(&self) -> StatusReport {
+        let proxies = self.proxies.values().filter_map(|proxy| {
+            let node = proxy.session.node()?;
+            let resources = proxy.session.names().map(|(kind, name)| {
+                let found = self.demand.get(&kind).and_then(|names| names.get(name));
+                let version = found.and_then(|found| version(&found.encoded));
+                (format!("{kind} {name}"), version.map(|version| version.to_string()))
+            });
+            Some(ProxyStatus {
+                workload: node.workload.to_string(),
+                metadata: node.metadata.clone(),
+                connected_seconds: proxy.since.elapsed().as_secs(),
+                in_sync: proxy.unanswered.is_empty(),
+                resources: resources.collect(),
+                refusals: proxy.refusals.iter().cloned().collect(),
+            })
+        });
+        let mut objects: BTreeMap<String, usize> = BTreeMap::new();
+        for stored in self.index.objects() {
+            *objects.entry(stored.key.kind.to_string()).or_default() += 1;
+        }
+        StatusReport { objects, problems: self.problems.clone(), proxies: proxies.collect() }
+    }
+
+    fn dump(&self) -> serde_json::Value {
+        let names = self.demand.iter().flat_map(|(kind, names)| names.keys().map(move |name| (*kind, name)));
+        let resources =
+            names.filter_map(|(kind, name)| compile::resource(&self.index, &self.mesh, kind, name));
+        serde_json::to_value(resources.collect::<Vec<_>>()).unwrap_or_default()
+    }
+}
+
+fn compile(index: &Index, mesh: &Arc<MeshConfig>, kind: ResourceKind, name: &str) -> Option<Encoded> {
+    compile::resource(index, mesh, kind, name).map(|resource| Encoded::of(&resource))
+}
+
+fn version(encoded: &Option<Encoded>) -> Option<pillion_xds::Version> {
+    encoded.as_ref().map(|encoded| encoded.version)
+}
+
+#[cfg(test)]
+mod tests;
