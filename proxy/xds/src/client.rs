@@ -99,7 +99,7 @@ enum Stream {
 #[derive(Debug, Default)]
 struct Names {
     wanted: BTreeMap<String, Entry>,
-    /// Whether the stream knows `wanted` as it was before `subscribe` and `unsubscribe`.
+    /// Whether the stream knows `wanted`, but for the differences below; before that there are none.
     announced: bool,
     subscribe: BTreeSet<String>,
     unsubscribe: BTreeSet<String>,
@@ -154,16 +154,20 @@ impl Session {
 
     /// Notes that a new stream is there; it will be told everything anew.
     pub fn connected(&mut self) {
+        self.disconnected();
         self.stream = Stream::Open { greeted: false };
-        self.answers.clear();
-        for kind in ResourceKind::ALL {
-            self.kinds.get_mut(kind).announced = false;
-        }
     }
 
     /// Notes that the stream is gone; what is held stays.
     pub fn disconnected(&mut self) {
         self.stream = Stream::Closed;
+        self.answers.clear();
+        for kind in ResourceKind::ALL {
+            let names = self.kinds.get_mut(kind);
+            names.announced = false;
+            names.subscribe.clear();
+            names.unsubscribe.clear();
+        }
     }
 
     /// Asks for a resource; asking again changes nothing.
@@ -301,8 +305,10 @@ impl Session {
             return;
         }
         let Some(entry) = names.wanted.remove(name) else { return };
-        names.subscribe.remove(name);
-        names.unsubscribe.insert(name.to_owned());
+        if names.announced {
+            names.subscribe.remove(name);
+            names.unsubscribe.insert(name.to_owned());
+        }
         if entry.status == Status::Held {
             effects.changes.push(Change::Remove(kind, name.to_owned()));
         }
@@ -324,8 +330,10 @@ impl Names {
     /// whether or not it has heard of that.
     fn want(&mut self, name: &str) -> &mut Entry {
         self.wanted.entry(name.to_owned()).or_insert_with(|| {
-            self.unsubscribe.remove(name);
-            self.subscribe.insert(name.to_owned());
+            if self.announced {
+                self.unsubscribe.remove(name);
+                self.subscribe.insert(name.to_owned());
+            }
             Entry {
                 asked: false,
                 users: 0,
@@ -337,13 +345,11 @@ impl Names {
     }
 
     fn request(&mut self, kind: ResourceKind) -> Option<DeltaDiscoveryRequest> {
-        let subscribe = mem::take(&mut self.subscribe);
-        let unsubscribe = mem::take(&mut self.unsubscribe);
         let mut request =
             DeltaDiscoveryRequest { type_url: kind::type_url(kind).to_owned(), ..Default::default() };
         if self.announced {
-            request.resource_names_subscribe = subscribe.into_iter().collect();
-            request.resource_names_unsubscribe = unsubscribe.into_iter().collect();
+            request.resource_names_subscribe = mem::take(&mut self.subscribe).into_iter().collect();
+            request.resource_names_unsubscribe = mem::take(&mut self.unsubscribe).into_iter().collect();
         } else {
             let held = self.wanted.iter().filter(|(_, entry)| entry.status == Status::Held);
             request.resource_names_subscribe = self.wanted.keys().cloned().collect();

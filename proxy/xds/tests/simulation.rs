@@ -341,6 +341,10 @@ impl World {
             };
             ensure(right, || format!("{key:?} is {status:?}, held as {found:?}"))?;
         }
+        let stream = self.stream.as_ref().ok_or("no stream at rest")?;
+        let subscribed: BTreeSet<_> = stream.session.names().collect();
+        let wanted: BTreeSet<_> = self.client.names().map(|(kind, name, _)| (kind, name)).collect();
+        ensure(subscribed == wanted, || format!("server knows {subscribed:?}, proxy wants {wanted:?}"))?;
         self.check_invariants()
     }
 

@@ -87,7 +87,10 @@ fn a_new_stream_is_told_what_is_held() {
     let mut session = subscribed();
     let held = service(SERVICE, &[]);
     session.subscribe(ResourceKind::Service, "shop/user:80");
-    let _effects = session.receive(response(ResourceKind::Service, &[&held], &[]));
+    let effects = session.receive(response(ResourceKind::Service, &[&held], &[]));
+    assert_eq!(brief(&effects.changes), ["+shop/order:80"]);
+    let effects = session.receive(response(ResourceKind::Service, &[&held], &[]));
+    assert!(effects.changes.is_empty(), "held already");
     session.disconnected();
     assert!(session.requests().is_empty());
     session.connected();
@@ -173,6 +176,18 @@ fn a_name_dropped_and_wanted_again_is_asked_for_again() {
     assert!(request.resource_names_unsubscribe.is_empty());
     let effects = session.receive(response(ResourceKind::Service, &[&policy], &[]));
     assert_eq!(brief(&effects.changes), ["+shop/order:80"]);
+}
+
+#[test]
+fn without_a_stream_wishes_only_wait_for_the_next() {
+    let mut session = subscribed();
+    session.disconnected();
+    session.subscribe(ResourceKind::Service, "shop/user:80");
+    let _effects = session.unsubscribe(ResourceKind::Service, SERVICE);
+    session.connected();
+    let request = request(&mut session, ResourceKind::Service);
+    assert_eq!(request.resource_names_subscribe, ["shop/user:80"]);
+    assert!(request.resource_names_unsubscribe.is_empty());
 }
 
 #[test]
