@@ -63,7 +63,7 @@ fn fmt(workspace: &Workspace) -> Result<Problems> {
 
 fn clippy(workspace: &Workspace) -> Result<Problems> {
     let mut command = workspace.cargo();
-    command.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    command.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     Ok(outcome(&mut command, "see the lints above"))
 }
 
