@@ -19,11 +19,11 @@ const BACKLOG: i32 = 4096;
 
 /// An address that could not be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {addr} ({flag}): {}", explain(.source))]
+#[error("cannot listen on {addr} ({flag}): {}", explain(.cause))]
 pub struct ListenError {
     flag: &'static str,
     addr: SocketAddr,
-    source: io::Error,
+    cause: io::Error,
 }
 
 fn explain(error: &io::Error) -> String {
@@ -52,7 +52,7 @@ pub fn listen(flag: &'static str, addr: SocketAddr) -> Result<TcpListener, Liste
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    bind().map_err(|source| ListenError { flag, addr, source })
+    bind().map_err(|cause| ListenError { flag, addr, cause })
 }
 
 /// Sets the options of a connection that was accepted.

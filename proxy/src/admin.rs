@@ -1,0 +1,178 @@
+//! The pages for operators and probes: health, metrics, dumps, drain, log level.
+//!
+//! They are served on the control thread, so that a scrape never delays a request, to a bounded number of
+//! connections, and without a word about traffic in them: the address should be reachable by the pod itself only.
+//! What the pages say comes from an [`AdminSource`]; only reading is done by `GET`, whatever changes something needs a
+//! `POST`.
+
+use std::{convert::Infallible, future::Future, io, net, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioTimer;
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+
+use crate::{
+    net::{rewind::Io, socket},
+    rt::{drain::Drain, task},
+    telemetry::{Metrics, log::LogControl, metrics::CONTENT_TYPE},
+};
+
+/// Connections served at the same time.
+const CONNECTIONS: usize = 64;
+/// How long a client may take for a request, and be silent between two.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Pause after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+const HELP: &str = "\
+GET  /live                200 while the process runs
+GET  /ready               200 when configured and not draining, else 503 and the reason
+GET  /metrics             metrics in the text format of Prometheus
+GET  /config_dump         the configuration in force
+GET  /endpoints           the clusters and their endpoints
+GET  /log_level           the filter of the log
+POST /log_level?level=L   another filter, as in debug or info,pillion_proxy=trace
+POST /drain               ask peers to leave; connections are still accepted
+";
+
+/// What the pages tell of the rest of the process.
+pub trait AdminSource: Send + Sync + 'static {
+    /// Whether there is a configuration to serve by; else why not.
+    fn ready(&self) -> Result<(), String>;
+    /// The configuration in force.
+    fn config_dump(&self) -> impl Future<Output = serde_json::Value> + Send;
+    /// The clusters and their endpoints.
+    fn endpoints(&self) -> impl Future<Output = serde_json::Value> + Send;
+}
+
+/// What the pages are made of.
+#[derive(Debug)]
+pub struct Admin<S> {
+    /// The rest of the process.
+    pub source: S,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// The drain that `/drain` begins.
+    pub drain: Drain,
+    /// The filter of the log, where it can be changed.
+    pub log: Option<LogControl>,
+}
+
+/// Serves the pages for the life of the process.
+pub async fn serve<S: AdminSource>(
+    listener: net::TcpListener,
+    admin: Arc<Admin<S>>,
+) -> io::Result<Infallible> {
+    let listener = TcpListener::from_std(listener)?;
+    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let permit = Arc::clone(&limit).acquire_owned().await.map_err(io::Error::other)?;
+        let stream = match listener.accept().await {
+            Ok((stream, _peer)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept an admin connection");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        socket::accepted(&stream);
+        let admin = Arc::clone(&admin);
+        task::spawn_connection("admin connection", async move {
+            let service = service_fn(|request: Request<Incoming>| {
+                let admin = Arc::clone(&admin);
+                async move { Ok::<_, Infallible>(admin.answer(request.method(), request.uri()).await) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(SILENCE);
+            if let Err(error) = server.serve_connection(Io::new(stream), service).await {
+                tracing::debug!(%error, "admin connection failed");
+            }
+            drop(permit);
+        });
+    }
+}
+
+type Page = Response<Full<Bytes>>;
+
+impl<S: AdminSource> Admin<S> {
+    async fn answer(&self, method: &Method, uri: &http::Uri) -> Page {
+        let read = matches!(*method, Method::GET | Method::HEAD);
+        let write = *method == Method::POST;
+        match uri.path() {
+            "/" | "/help" if read => text(StatusCode::OK, HELP),
+            "/live" if read => text(StatusCode::OK, "live\n"),
+            "/ready" if read => self.ready(),
+            "/metrics" if read => {
+                let mut page = text(StatusCode::OK, self.metrics.render(&self.drain));
+                page.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+                page
+            }
+            "/config_dump" if read => json(&self.source.config_dump().await),
+            "/endpoints" if read => json(&self.source.endpoints().await),
+            "/log_level" if read || write => self.log_level(uri.query(), write),
+            "/drain" if write => {
+                self.drain.begin();
+                text(StatusCode::OK, "draining\n")
+            }
+            "/drain" => not_allowed("POST"),
+            "/log_level" => not_allowed("GET, HEAD, POST"),
+            "/" | "/help" | "/live" | "/ready" | "/metrics" | "/config_dump" | "/endpoints" => {
+                not_allowed("GET, HEAD")
+            }
+            path => text(StatusCode::NOT_FOUND, format!("there is no page {path}; there are:\n{HELP}")),
+        }
+    }
+
+    fn ready(&self) -> Page {
+        if self.drain.is_draining() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        }
+        match self.source.ready() {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        }
+    }
+
+    fn log_level(&self, query: Option<&str>, write: bool) -> Page {
+        let Some(log) = &self.log else {
+            return text(StatusCode::NOT_FOUND, "the log of this process belongs to somebody else\n");
+        };
+        let level =
+            query.into_iter().flat_map(|query| query.split('&')).find_map(|q| q.strip_prefix("level="));
+        let set = match (write, level) {
+            (false, None) => Ok(()),
+            (true, Some(level)) => log.set(level).map_err(|error| error.to_string()),
+            (true, None) => Err("write POST /log_level?level=debug".to_owned()),
+            (false, Some(_)) => Err("the level is changed with POST".to_owned()),
+        };
+        match set {
+            Ok(()) => text(StatusCode::OK, format!("{}\n", log.get())),
+            Err(reason) => text(StatusCode::BAD_REQUEST, format!("{reason}\n")),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
+    let mut page = Response::new(Full::new(body.into()));
+    *page.status_mut() = status;
+    page.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    page
+}
+
+fn json(value: &serde_json::Value) -> Page {
+    let mut page = text(StatusCode::OK, format!("{value:#}\n"));
+    page.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    page
+}
+
+fn not_allowed(allowed: &'static str) -> Page {
+    let mut page = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allowed} is possible here\n"));
+    page.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    page
+}
+
+#[cfg(test)]
+mod tests;
