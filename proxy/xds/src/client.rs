@@ -33,9 +33,6 @@ use crate::{
 /// Code of gRPC for what can never be accepted.
 const INVALID_ARGUMENT: i32 = 3;
 
-/// Type URL of the details of a refusal.
-pub(crate) const REJECTION: &str = "type.googleapis.com/pillion.v1.Rejection";
-
 /// The state of a proxy towards its control plane.
 #[derive(Debug)]
 pub struct Session {
@@ -112,7 +109,7 @@ struct Entry {
     /// How many held services have a cluster on it.
     users: usize,
     status: Status,
-    /// Version held, as the server called it; empty when nothing is held.
+    /// Version held, as the server called it; without meaning when nothing is held.
     version: String,
     /// Endpoint sets of the service held.
     needs: Vec<String>,
@@ -279,7 +276,6 @@ impl Session {
             pass.effects.missing.push((kind, name.to_owned()));
         }
         entry.status = Status::Missing;
-        entry.version.clear();
         pass.released.append(&mut entry.needs);
     }
 
@@ -386,7 +382,7 @@ fn rejections(rejected: &[Rejected]) -> discovery::Status {
 
 fn refusal(message: String, details: Vec<Rejection>) -> discovery::Status {
     let detail = |rejection: Rejection| Any {
-        type_url: REJECTION.to_owned(),
+        type_url: kind::REJECTION.to_owned(),
         value: rejection.encode_to_vec().into(),
     };
     discovery::Status { code: INVALID_ARGUMENT, message, details: details.into_iter().map(detail).collect() }

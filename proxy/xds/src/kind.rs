@@ -2,6 +2,9 @@
 
 use pillion_policy::ResourceKind;
 
+/// Type URL of the details of a refusal.
+pub(crate) const REJECTION: &str = "type.googleapis.com/pillion.v1.Rejection";
+
 /// The type URL under which resources of that kind travel.
 pub fn type_url(kind: ResourceKind) -> &'static str {
     match kind {

@@ -18,7 +18,7 @@ use pillion_policy::{Invalid, ResourceKind};
 use prost::Message;
 
 use crate::{
-    Encoded, Node, Version, client,
+    Encoded, Node, Version,
     discovery::{self, DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     kind::{self, PerKind},
     pillion::Rejection,
@@ -239,7 +239,7 @@ fn resource(kind: ResourceKind, name: String, encoded: Encoded) -> discovery::Re
 
 /// Details that are not ours are skipped: the message says it all to people.
 fn nack(kind: ResourceKind, status: discovery::Status) -> Nack {
-    let ours = status.details.iter().filter(|detail| detail.type_url == client::REJECTION);
+    let ours = status.details.iter().filter(|detail| detail.type_url == kind::REJECTION);
     let rejection = |detail: &Any| Rejection::decode(detail.value.clone()).ok();
     let resources = ours.filter_map(rejection).map(|rejection| (rejection.name, rejection.reason)).collect();
     Nack { kind, message: status.message, resources }

@@ -114,7 +114,7 @@ fn a_refused_version_is_not_sent_again_until_it_changes() {
     let mut session = session(&[A]);
     let sent = send(&mut session, &Store::from([(A, "bad")]));
     let rejection = Rejection { name: "a".into(), reason: "is bad".into() };
-    let ours = Any { type_url: client::REJECTION.into(), value: rejection.encode_to_vec().into() };
+    let ours = Any { type_url: kind::REJECTION.into(), value: rejection.encode_to_vec().into() };
     let foreign = Any { type_url: "x".into(), value: Bytes::new() };
     let status = discovery::Status { code: 3, message: "no".into(), details: vec![foreign, ours] };
     let refusal = DeltaDiscoveryRequest { error_detail: Some(status), ..answer(&sent[0]) };
@@ -197,4 +197,37 @@ fn breaches_of_the_protocol_are_refused() {
     assert!(Session::new().receive(anonymous).is_err());
     let foreign = DeltaDiscoveryRequest { type_url: "x".into(), ..request(A.0, &["a"]) };
     assert_eq!(Session::new().receive(foreign).unwrap_err().at(), "typeUrl");
+}
+
+#[test]
+fn what_is_removed_and_comes_back_unchanged_is_sent() {
+    let mut session = session(&[A]);
+    let store = Store::from([(A, "1")]);
+    for _ in 0..2 {
+        session.changed(A.0, A.1);
+        let sent = send(&mut session, &store);
+        assert_eq!(brief(&sent), ["+a=1"]);
+        session.receive(answer(&sent[0])).unwrap();
+        session.changed(A.0, A.1);
+        let sent = send(&mut session, &Store::new());
+        assert_eq!(brief(&sent), ["-a"]);
+        session.receive(answer(&sent[0])).unwrap();
+    }
+}
+
+#[test]
+fn a_name_asked_for_again_while_its_removal_waits_is_removed_once() {
+    let mut session = session(&[A, B]);
+    let sent = send(&mut session, &Store::from([(A, "1"), (B, "1")]));
+    session.receive(answer(&sent[0])).unwrap();
+    session.changed_all();
+    let left = Store::from([(B, "2")]);
+    let sent = send(&mut session, &left);
+    assert_eq!(brief(&sent), ["+b=2"]);
+    session
+        .receive(DeltaDiscoveryRequest { response_nonce: sent[0].nonce.clone(), ..request(A.0, &["a"]) })
+        .unwrap();
+    assert_eq!(brief(&send(&mut session, &left)), ["-a"]);
+    session.receive(DeltaDiscoveryRequest { response_nonce: "3".into(), ..answer(&sent[0]) }).unwrap();
+    assert!(send(&mut session, &left).is_empty());
 }
