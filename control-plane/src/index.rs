@@ -105,6 +105,12 @@ impl Index {
         self.objects.len()
     }
 
+    /// Whether there is no trace of any object.
+    #[cfg(test)]
+    pub(crate) fn is_bare(&self) -> bool {
+        self.objects.is_empty() && self.facets.is_empty()
+    }
+
     /// The service a host names in `namespace`: by its name, short or long, or by its cluster IP.
     pub(crate) fn service(&self, host: &Hostname, namespace: &str) -> Option<Found<'_>> {
         if let Ok(ip) = host.as_str().parse() {

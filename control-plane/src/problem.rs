@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::yaml::{Node, Value};
 
 /// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The object, or the part named, is not used as written.
@@ -195,7 +195,7 @@ impl Report {
 }
 
 /// A finding with everything needed to go and mend it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
@@ -244,32 +244,4 @@ pub(crate) fn unknown<'a>(what: &str, word: &str, known: impl IntoIterator<Item 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_follow_the_path() {
-        let document = crate::yaml::parse("spec:\n  http:\n  - route:\n    - weight: 1\n").unwrap().remove(0);
-        let mut report = Report::default();
-        report.field("spec", |report| {
-            report.field("http", |report| report.item(0, |report| report.error("no")));
-            report.accept(Err::<(), _>(
-                Invalid::new("bad").within("weight").at_index(0).within("route").at_index(0).within("http"),
-            ));
-        });
-        let findings = report.into_findings();
-        assert_eq!(findings[0].path.to_string(), "spec.http[0]");
-        assert_eq!(findings[0].path.line_in(&document), 3);
-        assert_eq!(findings[1].path.to_string(), "spec.http[0].route[0].weight");
-        assert_eq!(findings[1].path.line_in(&document), 4);
-    }
-
-    #[test]
-    fn suggestions_are_near() {
-        assert_eq!(suggestion("wieght", ["weight", "route"]), Some("weight"));
-        assert_eq!(suggestion("nmae", ["name", "namespace"]), Some("name"));
-        assert_eq!(suggestion("Exact", ["exact"]), Some("exact"));
-        assert_eq!(suggestion("timeout", ["route"]), None);
-        assert_eq!(unknown("field", "hots", ["hosts"]), "unknown field \"hots\", did you mean \"hosts\"?");
-    }
-}
+mod tests;

@@ -3,23 +3,10 @@
 use std::collections::BTreeMap;
 
 /// Every key `metadata` may have; the mesh reads those in [`ObjectMeta`].
-pub(crate) const META_FIELDS: [&str; 15] = [
-    "annotations",
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generateName",
-    "generation",
-    "labels",
-    "managedFields",
-    "name",
-    "namespace",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-];
+pub(crate) const META_FIELDS: &str = "
+    annotations creationTimestamp deletionGracePeriodSeconds deletionTimestamp finalizers generateName
+    generation labels managedFields name namespace ownerReferences resourceVersion selfLink uid
+";
 
 schema! {
     /// What the mesh reads of an object's metadata.

@@ -7,6 +7,7 @@
 mod base64;
 mod kinds;
 mod kubernetes;
+mod matches;
 mod traffic;
 mod values;
 mod virtual_service;
@@ -82,6 +83,16 @@ fn items(node: Node) -> Result<Vec<Node>, Node> {
 fn read_object(file: &Arc<str>, node: Node, naming: &Naming) -> Document {
     let mut report = Report::default();
     let reading = kinds::identify(&node, &mut report);
+    match reading {
+        Reading::Mesh(Kind::VirtualService | Kind::DestinationRule) => {
+            only("apiVersion kind metadata spec status", &node, &mut report);
+            if let Some(meta) = node.get("metadata") {
+                report.field("metadata", |report| only(META_FIELDS, meta, report));
+            }
+        }
+        Reading::Mesh(_) | Reading::Workload => vocabulary::check(&node, &mut report),
+        Reading::Foreign | Reading::Nothing => {}
+    }
     let (key, meta) = match identity(&node, &reading, &mut report) {
         Some((key, meta)) => (Some(key), meta),
         None => (None, ObjectMeta::default()),
@@ -90,9 +101,6 @@ fn read_object(file: &Arc<str>, node: Node, naming: &Naming) -> Document {
         (Some(key), Reading::Mesh(kind)) => read_kind(*kind, &node, &meta, key, naming, &mut report),
         _ => None,
     };
-    if matches!(reading, Reading::Workload | Reading::Mesh(Kind::Service | Kind::EndpointSlice | Kind::Pod)) {
-        vocabulary::check(&node, &mut report);
-    }
     let broken = report.has_errors();
     let name = match &key {
         Some(key) => key.to_string(),
@@ -113,6 +121,17 @@ fn read_object(file: &Arc<str>, node: Node, naming: &Naming) -> Document {
         notes: problems,
     };
     Document { key: Some(key), object: Some(Arc::new(stored)), problems: Vec::new(), relevant }
+}
+
+/// Reports every key that is not among the known ones.
+fn only(known: &str, node: &Node, report: &mut Report) {
+    if let Value::Map(entries) = &node.value {
+        for entry in entries.iter().filter(|entry| known.split_whitespace().all(|word| *word != *entry.key)) {
+            report.field(&entry.key, |report| {
+                report.error(unknown("field", &entry.key, known.split_whitespace()));
+            });
+        }
+    }
 }
 
 /// The name of an object whose metadata or kind is not what it should be, for messages.
@@ -142,13 +161,6 @@ fn identity(node: &Node, reading: &Reading, report: &mut Report) -> Option<(Key,
         return None;
     };
     report.field("metadata", |report| {
-        if let Value::Map(entries) = &meta.value {
-            // Workloads and Kubernetes' own kinds have their metadata compared with the vocabulary.
-            let istio = matches!(kind, Some(Kind::VirtualService | Kind::DestinationRule));
-            for entry in entries.iter().filter(|entry| istio && !META_FIELDS.contains(&&*entry.key)) {
-                report.field(&entry.key, |report| report.error(unknown("field", &entry.key, META_FIELDS)));
-            }
-        }
         let meta: ObjectMeta = read(meta, Fields::Some, report)?;
         let name = report.field("name", |report| match meta.name.as_str() {
             "" => {
@@ -192,14 +204,7 @@ fn read_kind(
     }
 }
 
-/// Reads `spec`, and reports what does not belong beside it.
 fn istio_spec<T: serde::de::DeserializeOwned>(node: &Node, report: &mut Report) -> Option<T> {
-    const TOP: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
-    if let Value::Map(entries) = &node.value {
-        for entry in entries.iter().filter(|entry| !TOP.contains(&&*entry.key)) {
-            report.field(&entry.key, |report| report.error(unknown("field", &entry.key, TOP)));
-        }
-    }
     match node.get("spec") {
         Some(spec) => report.field("spec", |report| read(spec, Fields::All, report)),
         None => {

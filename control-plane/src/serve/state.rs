@@ -6,7 +6,7 @@
 //! meanwhile is sent once, in its latest state.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -33,6 +33,8 @@ use crate::{
     validate,
 };
 
+/// Problems logged after one change.
+const MAX_LOGGED: usize = 20;
 /// Refusals remembered of one proxy.
 const MAX_REFUSALS: usize = 16;
 
@@ -83,15 +85,28 @@ impl State {
         let mut problems = update.problems;
         problems.extend(validate::check(&self.index));
         problems.sort_by(|a, b| (&a.file, a.line, &a.path).cmp(&(&b.file, b.line, &b.path)));
-        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
-            match problem.severity {
-                Severity::Error => tracing::error!("{problem}"),
-                Severity::Warning => tracing::warn!("{problem}"),
-                Severity::Info => tracing::debug!("{problem}"),
-            }
-        }
+        self.log_new(&problems);
         self.metrics.loaded(self.index.objects().map(|stored| stored.key.kind), &problems);
         self.problems = problems;
+    }
+
+    /// Logs what was not known before; infos are left to those who ask.
+    fn log_new(&self, problems: &[Problem]) {
+        let known: HashSet<&Problem> = self.problems.iter().collect();
+        let new =
+            problems.iter().filter(|problem| problem.severity != Severity::Info && !known.contains(problem));
+        let mut count = 0;
+        for problem in new {
+            count += 1;
+            match problem.severity {
+                _ if count > MAX_LOGGED => {}
+                Severity::Error => tracing::error!("{problem}"),
+                Severity::Warning | Severity::Info => tracing::warn!("{problem}"),
+            }
+        }
+        if count > MAX_LOGGED {
+            tracing::warn!(more = count - MAX_LOGGED, "further problems are listed by /status");
+        }
     }
 
     fn recompile(&mut self) {

@@ -1,1 +1,233 @@
+use pillion_policy::{Snapshot, mesh::OutboundMode, name::Hostname};
+use pillion_xds::{Node, client};
 
+use super::*;
+use crate::{naming::Naming, source::files::Files};
+
+/// A control plane on files in memory, and proxies that talk to it without a network.
+struct Mesh {
+    state: State,
+    files: Files,
+    proxies: Vec<TestProxy>,
+}
+
+struct TestProxy {
+    id: u64,
+    session: client::Session,
+    responses: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>,
+    snapshot: Snapshot,
+    /// Names of the resources that came, in order; `-` marks a removal.
+    received: Vec<String>,
+}
+
+impl Mesh {
+    fn new(text: &str) -> Self {
+        let domain = Hostname::new("cluster.local").unwrap();
+        let mesh = MeshConfig {
+            cluster_domain: domain.clone(),
+            trust_domain: domain.clone(),
+            outbound: OutboundMode::AllowAny,
+        };
+        let naming = Naming::new(&domain);
+        let state = State::new(Index::new(naming.clone()), Arc::new(mesh), Metrics::new());
+        let mut started = Self { state, files: Files::new(naming), proxies: Vec::new() };
+        started.save("x.yaml", text);
+        started
+    }
+
+    fn save(&mut self, name: &str, text: &str) {
+        self.files.put(name, text);
+        self.state.update(self.files.update());
+        self.settle();
+    }
+
+    fn connect(&mut self, workload: &str) -> usize {
+        let id = self.proxies.len() as u64;
+        let (sender, responses) = mpsc::channel(8);
+        self.state.handle(Command::Open(id, sender));
+        let mut session = client::Session::new(Node::new(workload.parse().unwrap()));
+        session.connected();
+        self.proxies.push(TestProxy {
+            id,
+            session,
+            responses,
+            snapshot: Snapshot::default(),
+            received: Vec::new(),
+        });
+        self.settle();
+        self.proxies.len() - 1
+    }
+
+    fn subscribe(&mut self, proxy: usize, name: &str) {
+        self.proxies[proxy].session.subscribe(ResourceKind::Service, name);
+        self.settle();
+    }
+
+    /// Carries messages both ways until nobody has anything to say.
+    fn settle(&mut self) {
+        loop {
+            let mut quiet = true;
+            for proxy in &mut self.proxies {
+                for request in proxy.session.requests() {
+                    self.state.handle(Command::Receive(proxy.id, Box::new(request)));
+                    quiet = false;
+                }
+                while let Ok(response) = proxy.responses.try_recv() {
+                    let response = response.unwrap();
+                    let resources = response.resources.iter().map(|resource| resource.name.clone());
+                    proxy.received.extend(resources);
+                    proxy.received.extend(response.removed_resources.iter().map(|name| format!("-{name}")));
+                    let effects = proxy.session.receive(response);
+                    assert!(effects.rejected.is_empty(), "{:?}", effects.rejected);
+                    proxy.snapshot = proxy.snapshot.apply(effects.changes);
+                    quiet = false;
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn received(&mut self, proxy: usize) -> Vec<String> {
+        std::mem::take(&mut self.proxies[proxy].received)
+    }
+}
+
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n"
+    )
+}
+
+#[test]
+fn a_proxy_gets_what_it_asks_for_and_nothing_else() {
+    let mut mesh = Mesh::new(&(service("a", 80) + &service("b", 80)));
+    let proxy = mesh.connect("default/api");
+    assert_eq!(mesh.received(proxy), ["mesh", "default/api"]);
+    mesh.subscribe(proxy, "default/a:80");
+    assert_eq!(mesh.received(proxy), ["default/a:80", "a.default.svc.cluster.local:80"]);
+    mesh.save("b.yaml", &service("c", 80));
+    mesh.save("x.yaml", &(service("a", 80) + &service("b", 81)));
+    assert_eq!(mesh.received(proxy), Vec::<String>::new());
+}
+
+#[test]
+fn an_unknown_name_is_answered_and_pushed_when_it_appears() {
+    let mut mesh = Mesh::new("");
+    let proxy = mesh.connect("default/api");
+    mesh.received(proxy);
+    mesh.subscribe(proxy, "default/late:80");
+    assert_eq!(mesh.received(proxy), ["-default/late:80"]);
+    mesh.save("late.yaml", &service("late", 80));
+    assert_eq!(mesh.received(proxy), ["default/late:80", "late.default.svc.cluster.local:80"]);
+    mesh.save("late.yaml", "");
+    assert!(mesh.received(proxy).contains(&"-default/late:80".to_owned()));
+    assert!(mesh.proxies[proxy].snapshot.service(&"default/late:80".parse().unwrap()).is_none());
+}
+
+#[test]
+fn a_change_goes_to_those_who_asked_for_it() {
+    let mut mesh = Mesh::new(&(service("a", 80) + &service("b", 80)));
+    let (one, two) = (mesh.connect("default/one"), mesh.connect("default/two"));
+    mesh.subscribe(one, "default/a:80");
+    mesh.subscribe(two, "default/b:80");
+    mesh.received(one);
+    mesh.received(two);
+    mesh.save(
+        "pods.yaml",
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: b}\n\
+         spec: {hosts: [b], http: [{route: [{destination: {host: b}}], timeout: 1s}]}\n",
+    );
+    assert_eq!((mesh.received(one), mesh.received(two)), (vec![], vec!["default/b:80".to_owned()]));
+}
+
+#[test]
+fn what_nobody_asks_for_any_more_is_forgotten() {
+    let mut mesh = Mesh::new(&service("a", 80));
+    let (one, two) = (mesh.connect("default/one"), mesh.connect("default/two"));
+    mesh.subscribe(one, "default/a:80");
+    mesh.subscribe(two, "default/a:80");
+    assert_eq!(mesh.state.demand[&ResourceKind::Service].len(), 1);
+    let effects = mesh.proxies[one].session.unsubscribe(ResourceKind::Service, "default/a:80");
+    assert_eq!(effects.changes.len(), 2);
+    mesh.settle();
+    assert_eq!(mesh.state.demand[&ResourceKind::Service].len(), 1);
+    mesh.state.handle(Command::Close(mesh.proxies[two].id));
+    assert_eq!(mesh.state.demand[&ResourceKind::Service].len(), 0);
+    assert_eq!(mesh.state.proxies.len(), 1);
+}
+
+#[test]
+fn a_proxy_that_comes_back_gets_only_what_differs() {
+    let mut mesh = Mesh::new(&(service("a", 80) + &service("b", 80)));
+    let proxy = mesh.connect("default/api");
+    mesh.subscribe(proxy, "default/a:80");
+    mesh.subscribe(proxy, "default/b:80");
+    mesh.state.handle(Command::Close(mesh.proxies[proxy].id));
+    mesh.received(proxy);
+    mesh.save("x.yaml", &(service("a", 80) + &service("b", 80).replace("port: 80", "name: http, port: 80")));
+    let (sender, responses) = mpsc::channel(8);
+    mesh.state.handle(Command::Open(9, sender));
+    mesh.proxies[proxy].id = 9;
+    mesh.proxies[proxy].responses = responses;
+    mesh.proxies[proxy].session.connected();
+    mesh.settle();
+    assert_eq!(mesh.received(proxy), ["default/b:80"]);
+}
+
+#[test]
+fn a_breach_of_the_protocol_closes_the_stream() {
+    let mut mesh = Mesh::new("");
+    let (sender, mut responses) = mpsc::channel(8);
+    mesh.state.handle(Command::Open(7, sender));
+    mesh.state.handle(Command::Receive(7, Box::default()));
+    assert_eq!(responses.try_recv().unwrap().unwrap_err().code(), tonic::Code::InvalidArgument);
+    assert!(mesh.state.proxies.is_empty());
+}
+
+#[test]
+fn the_report_names_proxies_refusals_and_problems() {
+    let mut mesh = Mesh::new(&(service("a", 80) + "---\nkind: Service\n"));
+    let proxy = mesh.connect("default/api");
+    mesh.subscribe(proxy, "default/a:80");
+    let refusal = DeltaDiscoveryRequest {
+        type_url: kind::type_url(ResourceKind::Service).to_owned(),
+        error_detail: Some(pillion_xds::discovery::Status {
+            message: "no such thing".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    mesh.state.handle(Command::Receive(mesh.proxies[proxy].id, Box::new(refusal)));
+    let report = mesh.state.report();
+    assert_eq!(report.objects["Service"], 1);
+    assert_eq!(report.proxies[0].workload, "default/api");
+    assert!(report.proxies[0].in_sync);
+    assert!(report.proxies[0].resources["service default/a:80"].is_some());
+    assert_eq!(report.proxies[0].refusals[0].message, "no such thing");
+    assert!(report.problems.iter().any(|problem| problem.reason == "apiVersion is missing"));
+    let text = report.to_string();
+    assert!(text.contains("1 Service") && text.contains("default/api: in sync"), "{text}");
+    let dump = mesh.state.dump().to_string();
+    assert!(dump.contains("a.default.svc.cluster.local:80"), "{dump}");
+}
+
+#[test]
+fn metrics_count_what_happens() {
+    let mut mesh = Mesh::new(&service("a", 80));
+    let proxy = mesh.connect("default/api");
+    mesh.subscribe(proxy, "default/none:80");
+    let text = mesh.state.metrics.text().unwrap();
+    for line in [
+        "pillion_objects{kind=\"Service\"} 1",
+        "pillion_problems{severity=\"warning\"} 1",
+        "pillion_proxies 1",
+        "pillion_nacks_total 0",
+        "pillion_resources_sent_total 2",
+        "pillion_removals_sent_total 1",
+        "pillion_updates_total 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
