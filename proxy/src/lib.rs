@@ -1,1 +1,19 @@
-//! placeholder
+#![doc = include_str!("../ARCHITECTURE.md")]
+
+pub mod admin;
+pub mod app;
+pub mod body;
+pub mod config;
+pub mod control;
+pub mod error;
+pub mod http;
+pub mod inbound;
+pub mod listener;
+pub mod net;
+pub mod outbound;
+pub mod rt;
+pub mod tcp;
+pub mod telemetry;
+pub mod upstream;
+pub mod view;
+pub mod worker;

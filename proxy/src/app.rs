@@ -1,0 +1,340 @@
+//! Puts the process together: threads, listeners, control, admin, and the way out.
+//!
+//! One control thread (this one) runs the client of the control plane, the admin server and the signals. Each data
+//! worker is a thread with a runtime of its own; it accepts connections, serves them and keeps the upstream
+//! connections they use. A critical task or thread that ends takes the process down with it: a proxy that is dead but
+//! ready would be worse.
+
+use std::{convert::Infallible, io, net, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use pillion_xds::node::Node;
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc, oneshot},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+use tonic::transport::Endpoint;
+
+use crate::{
+    admin::{self, Admin, AdminSource},
+    config::{Config, Listen, Source},
+    control::{
+        ads::{Client, Query},
+        state::Control,
+        store,
+    },
+    inbound::Inbound,
+    listener::{self, Acceptor},
+    net::socket,
+    outbound,
+    rt::{
+        drain::Drain,
+        rng::Seed,
+        task::{self, Failures, Supervisor},
+    },
+    telemetry::{AccessLog, Metrics, access_log::Closer, log},
+    upstream::pool::{Connector, Pools},
+    view::Views,
+    worker::{Demands, Settings, Worker},
+};
+
+/// How often a worker looks after its idle connections.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Questions of the admin server that may wait.
+const QUERIES: usize = 16;
+
+/// How long a proxy that was not drained before goes on accepting after SIGTERM, while others learn that it leaves.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// What all threads share.
+#[derive(Debug, Clone)]
+struct Shared {
+    views: Arc<Views>,
+    drain: Drain,
+    settings: Arc<Settings>,
+    demands: Demands,
+    access_log: AccessLog,
+    metrics: Arc<Metrics>,
+    pressure: Arc<[Notify]>,
+    seed: Seed,
+}
+
+/// What the admin server asks the rest of the process.
+#[derive(Debug)]
+struct Facts {
+    views: Arc<Views>,
+    queries: mpsc::Sender<Query>,
+}
+
+/// The listening sockets, bound before anything else starts.
+struct Sockets {
+    outbound: Option<net::TcpListener>,
+    inbound: Option<net::TcpListener>,
+    admin: net::TcpListener,
+}
+
+/// Runs the proxy until it is told to stop.
+pub fn run(config: Config) -> Result<()> {
+    let log = log::init(&config.log)?;
+    let sockets = Sockets::bind(&config)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let metrics = Metrics::new();
+        let (access_log, closer) = match &config.access_log {
+            None => (AccessLog::disabled(), None),
+            Some(target) => {
+                let opened = AccessLog::open(target, config.access_log_format, Arc::clone(&metrics));
+                let (access_log, closer) = opened.context("cannot open the access log (--access-log)")?;
+                (access_log, Some(closer))
+            }
+        };
+        let (demands, wanted) = Demands::new();
+        let shared = Shared::new(&config, demands, access_log, metrics);
+        let (queries, asked) = mpsc::channel(QUERIES);
+        let client = client(&config, &shared, wanted, asked)?;
+        let (supervisor, failures) = Supervisor::new();
+        shared.start_workers(&config, &supervisor, &sockets)?;
+        let facts = Facts { views: Arc::clone(&shared.views), queries };
+        let pages = Arc::new(Admin {
+            source: facts,
+            metrics: Arc::clone(&shared.metrics),
+            drain: shared.drain.clone(),
+            log: Some(log),
+        });
+        supervisor.spawn_critical("admin", async { admin::serve(sockets.admin, pages).await.map(|never| match never {}) });
+        tracing::info!(
+            outbound = ?config.outbound_addr.0, inbound = ?config.inbound_addr.0, admin = %config.admin_addr,
+            workers = config.workers(), seed = shared.seed.get(), "proxy started"
+        );
+        supervisor.spawn_critical("control", client);
+        until_stopped(&shared.drain, failures, config.drain_timeout).await?;
+        if let Some(closer) = closer {
+            Closer::close(closer, LAST_LINES);
+        }
+        Ok(())
+    })
+}
+
+impl Sockets {
+    fn bind(config: &Config) -> Result<Self> {
+        let open = |flag, Listen(addr): Listen| addr.map(|addr| socket::listen(flag, addr)).transpose();
+        Ok(Self {
+            outbound: open("--outbound-addr", config.outbound_addr)?,
+            inbound: open("--inbound-addr", config.inbound_addr)?,
+            admin: socket::listen("--admin-addr", config.admin_addr)?,
+        })
+    }
+}
+
+/// The control task, with what it starts from.
+fn client(
+    config: &Config,
+    shared: &Shared,
+    wanted: mpsc::Receiver<crate::worker::Demand>,
+    asked: mpsc::Receiver<Query>,
+) -> Result<impl Future<Output = Result<(), Infallible>> + Send + use<>> {
+    let node = Node::new(config.workload_name());
+    let (views, metrics) = (Arc::clone(&shared.views), Arc::clone(&shared.metrics));
+    let mut control = Control::new(node, config.idle_unsubscribe, views, Arc::clone(&metrics));
+    let endpoint = match config.source() {
+        Source::Resources(path) => {
+            control.restore(store::read(&path)?, Instant::now());
+            None
+        }
+        Source::ControlPlane(uri) => Some(Endpoint::from(uri)),
+    };
+    let snapshot_file = config.snapshot_file.clone().filter(|_| endpoint.is_some());
+    if let Some(path) = snapshot_file.as_ref().filter(|path| path.exists()) {
+        match store::read(path) {
+            Ok(resources) => control.restore(resources, Instant::now()),
+            Err(error) => tracing::warn!(%error, "snapshot not used"),
+        }
+    }
+    let client = Client::new(control, wanted, asked, metrics, snapshot_file, shared.seed.generator(0));
+    Ok(async move {
+        client.run(endpoint).await;
+        Ok(())
+    })
+}
+
+impl Shared {
+    fn new(config: &Config, demands: Demands, access_log: AccessLog, metrics: Arc<Metrics>) -> Self {
+        let settings = Settings {
+            namespace: config.namespace.clone(),
+            hold_timeout: config.hold_timeout,
+            outbound_mode: config.outbound_mode(),
+            max_header_bytes: config.max_header_bytes,
+            max_headers: config.max_headers,
+        };
+        Self {
+            views: Arc::new(Views::new(Instant::now())),
+            drain: Drain::new(),
+            settings: Arc::new(settings),
+            demands,
+            access_log,
+            metrics,
+            pressure: (0..config.workers()).map(|_| Notify::new()).collect(),
+            seed: Seed::new(config.seed),
+        }
+    }
+
+    fn start_workers(&self, config: &Config, supervisor: &Supervisor, sockets: &Sockets) -> Result<()> {
+        let (workers, most) = (config.workers(), config.max_connections.get());
+        let share = |socket: &Option<net::TcpListener>| -> Result<Vec<Option<Acceptor>>> {
+            Ok(match socket {
+                Some(socket) => listener::share(socket, workers, most)?.into_iter().map(Some).collect(),
+                None => (0..workers).map(|_| None).collect(),
+            })
+        };
+        let acceptors = share(&sockets.outbound)?.into_iter().zip(share(&sockets.inbound)?);
+        for (index, (outbound, inbound)) in acceptors.enumerate() {
+            let (shared, app) = (self.clone(), config.inbound_app);
+            supervisor.spawn_critical_thread(format!("worker-{index}"), move || {
+                let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+                runtime.block_on(shared.work(index, outbound, inbound, app))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The life of a data worker.
+    async fn work(
+        self,
+        index: usize,
+        outbound: Option<Acceptor>,
+        inbound: Option<Acceptor>,
+        app: Option<SocketAddr>,
+    ) -> io::Result<()> {
+        let connector = Connector {
+            max_header_bytes: self.settings.max_header_bytes,
+            max_headers: self.settings.max_headers,
+            pressure: Arc::clone(&self.pressure),
+        };
+        let worker = Rc::new(Worker::new(
+            Arc::clone(&self.views),
+            Pools::new(connector),
+            Arc::clone(&self.settings),
+            self.demands.clone(),
+            (self.drain.clone(), self.access_log.clone(), Arc::clone(&self.metrics)),
+            self.seed.generator(index + 1),
+        ));
+        let face = Rc::new(Inbound::new(Rc::clone(&worker), app));
+        let outbound = async {
+            let Some(acceptor) = outbound else { return std::future::pending().await };
+            let serve = |stream, peer, open| {
+                let serving = outbound::connection(Rc::clone(&worker), stream, peer);
+                task::spawn_local_connection("outbound connection", held(serving, open));
+            };
+            acceptor.run(&self.drain, &self.metrics, serve).await
+        };
+        let inbound = async {
+            let Some(acceptor) = inbound else { return std::future::pending().await };
+            let serve = |stream, peer, open| {
+                let serving = Rc::clone(&face).connection(stream, peer);
+                task::spawn_local_connection("inbound connection", held(serving, open));
+            };
+            acceptor.run(&self.drain, &self.metrics, serve).await
+        };
+        let sweeping = sweep(&worker, self.pressure.get(index));
+        tokio::pin!(outbound, inbound, sweeping);
+        // A listener that has stopped because the process is leaving must not stop the connections it has brought.
+        let mut outbound_ended = false;
+        let mut inbound_ended = false;
+        loop {
+            tokio::select! {
+                ended = &mut outbound, if !outbound_ended => { ended?; outbound_ended = true; }
+                ended = &mut inbound, if !inbound_ended => { ended?; inbound_ended = true; }
+                never = &mut sweeping => match never {},
+            }
+        }
+    }
+}
+
+/// Keeps a connection counted as open while it is served.
+async fn held<T>(serving: impl Future<Output = ()>, open: T) {
+    serving.await;
+    drop(open);
+}
+
+/// Looks after the connections nobody uses, regularly and when another worker asks for some to be given up.
+async fn sweep(worker: &Worker, pressure: Option<&Notify>) -> Infallible {
+    let mut tick = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let pressed = async {
+            match pressure {
+                Some(pressure) => pressure.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = pressed => {}
+        }
+        worker.pools.sweep(Instant::now());
+    }
+}
+
+/// Waits for a signal and drains, or for a failure. A second signal breaks off what is still open.
+async fn until_stopped(drain: &Drain, mut failures: Failures, limit: Duration) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        failure = failures.first() => return Err(anyhow!("{failure}")),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let drained_before = drain.is_draining();
+    tracing::info!(open = drain.open(), "draining");
+    drain.begin();
+    let leaving = async {
+        if !drained_before {
+            sleep(GRACE.min(limit / 4)).await;
+        }
+        drain.close();
+        drain.drained().await;
+    };
+    tokio::select! {
+        done = timeout(limit, leaving) => if done.is_err() {
+            tracing::warn!(open = drain.open(), "drain timed out; what is still open is broken off");
+        },
+        _ = terminate.recv() => tracing::warn!("second signal: what is still open is broken off"),
+        _ = interrupt.recv() => tracing::warn!("second signal: what is still open is broken off"),
+    }
+    drain.force();
+    Ok(())
+}
+
+impl Facts {
+    async fn ask(&self, query: impl FnOnce(oneshot::Sender<serde_json::Value>) -> Query) -> serde_json::Value {
+        let (reply, answer) = oneshot::channel();
+        // Without a control task there is nothing to tell; the process is about to end.
+        if self.queries.send(query(reply)).await.is_err() {
+            return serde_json::Value::Null;
+        }
+        answer.await.unwrap_or_default()
+    }
+}
+
+impl AdminSource for Facts {
+    fn ready(&self) -> Result<(), String> {
+        if self.views.load().mesh.is_some() {
+            return Ok(());
+        }
+        Err("no configuration has arrived from the control plane yet".to_owned())
+    }
+
+    async fn config_dump(&self) -> serde_json::Value {
+        self.ask(Query::ConfigDump).await
+    }
+
+    async fn endpoints(&self) -> serde_json::Value {
+        self.ask(Query::Endpoints).await
+    }
+}

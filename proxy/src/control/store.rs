@@ -1,0 +1,50 @@
+//! Resources as files: what a proxy runs on without a control plane, and what it held before a restart.
+//!
+//! Both are lists of the same resources that travel on the wire, as YAML (of which JSON is a part). The snapshot is
+//! written beside its place and renamed, so a crash leaves the old one or the new one, never half of one.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use pillion_policy::{Resource, Snapshot};
+
+/// Why a file of resources could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It does not hold resources.
+    #[error("{}: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+}
+
+/// Reads a file of resources.
+pub fn read(path: &Path) -> Result<Vec<Resource>, StoreError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
+    serde_saphyr::from_str(&text)
+        .map_err(|error| StoreError::Invalid { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// Writes all of a snapshot.
+pub fn write(path: &Path, snapshot: &Snapshot) -> Result<(), StoreError> {
+    let failed = |error: io::Error| StoreError::Io { path: path.to_owned(), error };
+    let resources: Vec<Resource> = snapshot.resources().collect();
+    let text = serde_json::to_vec(&resources).map_err(|error| failed(error.into()))?;
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).map_err(failed)?;
+    std::fs::rename(&beside, path).map_err(failed)
+}

@@ -1,0 +1,336 @@
+//! Everything the proxy itself can say no with: one closed enum, mapped exhaustively.
+//!
+//! Each error knows its HTTP status, gRPC code, response flag (Envoy's vocabulary where one fits) and whose fault it
+//! is. The text names the thing and, where there is one, the next step; it never repeats its source.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+/// Why the proxy answered a request itself.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProxyError {
+    /// The request is not valid HTTP in a way the HTTP library lets through.
+    #[error("{0}")]
+    BadRequest(&'static str),
+    /// CONNECT, which no route takes.
+    #[error("CONNECT is not routed here: send the request itself, or name the host in the Host header")]
+    ConnectNotAllowed,
+    /// A header list over the limit.
+    #[error("request headers exceed {limit} bytes")]
+    HeadersTooLarge {
+        /// The limit in force.
+        limit: usize,
+    },
+    /// Nobody has described the host.
+    #[error("{0}")]
+    UnknownHost(Arc<str>),
+    /// The host is known, but no rule is for this request.
+    #[error("no rule of {0} matches this request")]
+    NoRoute(Arc<str>),
+    /// The host could not be looked up in time.
+    #[error("{host} is not known yet and the control plane did not answer within {waited:?}: is it reachable?")]
+    Undiscovered {
+        /// What was asked for.
+        host: Arc<str>,
+        /// How long the request was held.
+        waited: Duration,
+    },
+    /// Too many requests wait for hosts to be looked up.
+    #[error("too many requests wait for hosts the proxy does not know yet")]
+    DiscoveryOverflow,
+    /// A rule leads to a destination that does not exist.
+    #[error("{0}")]
+    NoCluster(Arc<str>),
+    /// A destination has no endpoint to send to.
+    #[error("{cluster} has no healthy endpoint")]
+    NoHealthyEndpoint {
+        /// The cluster.
+        cluster: Arc<str>,
+    },
+    /// A limit of the connection pool was met.
+    #[error("{cluster}: {limit} reached")]
+    Overflow {
+        /// The cluster.
+        cluster: Arc<str>,
+        /// The limit, by the name users give it.
+        limit: Limit,
+    },
+    /// No connection could be made.
+    #[error("cannot connect to {endpoint}: {reason}")]
+    ConnectFailed {
+        /// The endpoint tried.
+        endpoint: SocketAddr,
+        /// The cause.
+        reason: Arc<str>,
+    },
+    /// No connection was made in time.
+    #[error("cannot connect to {endpoint}: timed out after {after:?}")]
+    ConnectTimeout {
+        /// The endpoint tried.
+        endpoint: SocketAddr,
+        /// The limit in force.
+        after: Duration,
+    },
+    /// The connection ended before a response.
+    #[error("{endpoint} closed the connection before it answered")]
+    UpstreamClosed {
+        /// The endpoint.
+        endpoint: SocketAddr,
+    },
+    /// The stream was reset before a response.
+    #[error("{endpoint} reset the request: {reason}")]
+    UpstreamReset {
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// The code it gave.
+        reason: Arc<str>,
+    },
+    /// The response is not valid HTTP.
+    #[error("{endpoint} sent an invalid response: {reason}")]
+    UpstreamProtocol {
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// What is wrong with it.
+        reason: Arc<str>,
+    },
+    /// The total time of the route ran out.
+    #[error("no complete response within {after:?}")]
+    Timeout {
+        /// The limit in force.
+        after: Duration,
+    },
+    /// The client went away or broke its request off.
+    #[error("the client closed the request")]
+    ClientClosed,
+    /// The proxy is shutting down.
+    #[error("the proxy is draining")]
+    Draining,
+}
+
+/// A limit of a connection pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// `connectionPool.tcp.maxConnections`
+    MaxConnections,
+    /// `connectionPool.http.http1MaxPendingRequests`
+    MaxPendingRequests,
+    /// `connectionPool.http.http2MaxRequests`
+    MaxRequests,
+}
+
+/// What stands in logs, metrics and `x-pillion-error`: Envoy's response flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Flag {
+    /// Nothing to remark.
+    #[default]
+    None,
+    /// No route.
+    Nr,
+    /// No cluster.
+    Nc,
+    /// No healthy upstream.
+    Uh,
+    /// Upstream connection failure.
+    Uf,
+    /// Upstream connection termination.
+    Uc,
+    /// Upstream remote reset.
+    Ur,
+    /// Upstream overflow: a limit of ours.
+    Uo,
+    /// Upstream request timeout.
+    Ut,
+    /// Upstream protocol error.
+    Upe,
+    /// Downstream connection termination.
+    Dc,
+    /// Downstream protocol error.
+    Dpe,
+    /// Discovery: the destination could not be looked up.
+    Dsc,
+    /// Draining.
+    Drn,
+}
+
+/// Whose fault an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The client's.
+    Client,
+    /// The proxy's, or a limit it was told to keep.
+    Local,
+    /// The destination's.
+    Upstream,
+}
+
+impl Limit {
+    /// The limit as users write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxConnections => "maxConnections",
+            Self::MaxPendingRequests => "http1MaxPendingRequests",
+            Self::MaxRequests => "http2MaxRequests",
+        }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Flag {
+    /// Every flag; the index of each is its number.
+    pub const ALL: [Self; 14] = [
+        Self::None,
+        Self::Nr,
+        Self::Nc,
+        Self::Uh,
+        Self::Uf,
+        Self::Uc,
+        Self::Ur,
+        Self::Uo,
+        Self::Ut,
+        Self::Upe,
+        Self::Dc,
+        Self::Dpe,
+        Self::Dsc,
+        Self::Drn,
+    ];
+
+    /// The flag as it is printed; `-` for none.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Nr => "NR",
+            Self::Nc => "NC",
+            Self::Uh => "UH",
+            Self::Uf => "UF",
+            Self::Uc => "UC",
+            Self::Ur => "UR",
+            Self::Uo => "UO",
+            Self::Ut => "UT",
+            Self::Upe => "UPE",
+            Self::Dc => "DC",
+            Self::Dpe => "DPE",
+            Self::Dsc => "DSC",
+            Self::Drn => "DRN",
+        }
+    }
+
+    /// The flag of that number, `None` for a number that is none.
+    pub fn from_number(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or_default()
+    }
+}
+
+impl ProxyError {
+    /// Status of the answer. A client that is gone sees none; its log line has 0.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::ConnectNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UnknownHost(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::Undiscovered { .. } | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::DiscoveryOverflow
+            | Self::NoCluster(_)
+            | Self::NoHealthyEndpoint { .. }
+            | Self::Overflow { .. }
+            | Self::ConnectFailed { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamClosed { .. }
+            | Self::UpstreamReset { .. }
+            | Self::ClientClosed
+            | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The gRPC code a gRPC caller gets (`google.rpc.Code`).
+    pub fn grpc_code(&self) -> u8 {
+        const CANCELLED: u8 = 1;
+        const DEADLINE_EXCEEDED: u8 = 4;
+        const RESOURCE_EXHAUSTED: u8 = 8;
+        const UNIMPLEMENTED: u8 = 12;
+        const INTERNAL: u8 = 13;
+        const UNAVAILABLE: u8 = 14;
+        match self {
+            Self::BadRequest(_) | Self::ConnectNotAllowed => INTERNAL,
+            Self::HeadersTooLarge { .. } => RESOURCE_EXHAUSTED,
+            Self::UnknownHost(_) | Self::NoRoute(_) => UNIMPLEMENTED,
+            Self::Timeout { .. } => DEADLINE_EXCEEDED,
+            Self::ClientClosed => CANCELLED,
+            Self::Undiscovered { .. }
+            | Self::UpstreamProtocol { .. }
+            | Self::DiscoveryOverflow
+            | Self::NoCluster(_)
+            | Self::NoHealthyEndpoint { .. }
+            | Self::Overflow { .. }
+            | Self::ConnectFailed { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamClosed { .. }
+            | Self::UpstreamReset { .. }
+            | Self::Draining => UNAVAILABLE,
+        }
+    }
+
+    /// The response flag.
+    pub fn flag(&self) -> Flag {
+        match self {
+            Self::BadRequest(_) | Self::ConnectNotAllowed | Self::HeadersTooLarge { .. } => Flag::Dpe,
+            Self::UnknownHost(_) | Self::NoRoute(_) => Flag::Nr,
+            Self::Undiscovered { .. } => Flag::Dsc,
+            Self::NoCluster(_) => Flag::Nc,
+            Self::NoHealthyEndpoint { .. } => Flag::Uh,
+            Self::DiscoveryOverflow | Self::Overflow { .. } => Flag::Uo,
+            Self::ConnectFailed { .. } | Self::ConnectTimeout { .. } => Flag::Uf,
+            Self::UpstreamClosed { .. } => Flag::Uc,
+            Self::UpstreamReset { .. } => Flag::Ur,
+            Self::UpstreamProtocol { .. } => Flag::Upe,
+            Self::Timeout { .. } => Flag::Ut,
+            Self::ClientClosed => Flag::Dc,
+            Self::Draining => Flag::Drn,
+        }
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::BadRequest(_)
+            | Self::ConnectNotAllowed
+            | Self::HeadersTooLarge { .. }
+            | Self::UnknownHost(_)
+            | Self::ClientClosed => Fault::Client,
+            Self::NoRoute(_)
+            | Self::Undiscovered { .. }
+            | Self::DiscoveryOverflow
+            | Self::NoCluster(_)
+            | Self::Overflow { .. }
+            | Self::Draining => Fault::Local,
+            Self::NoHealthyEndpoint { .. }
+            | Self::ConnectFailed { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::UpstreamClosed { .. }
+            | Self::UpstreamReset { .. }
+            | Self::UpstreamProtocol { .. }
+            | Self::Timeout { .. } => Fault::Upstream,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_numbered_in_order() {
+        for (number, flag) in Flag::ALL.into_iter().enumerate() {
+            assert_eq!(flag as usize, number);
+            assert_eq!(Flag::from_number(u8::try_from(number).unwrap()), flag);
+        }
+    }
+}

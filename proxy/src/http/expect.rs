@@ -1,0 +1,101 @@
+//! `Expect: 100-continue`: the client's body is read only once the upstream has said that it wants it.
+//!
+//! hyper tells the client to continue when its body is first read, so holding back that read passes the upstream's
+//! decision on. An upstream that ignores the expectation gets the body after a second, as RFC 9110 §10.1.1 asks of
+//! clients.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http::{Request, StatusCode, header::EXPECT};
+use http_body::{Frame, SizeHint};
+use tokio::time::Sleep;
+
+use crate::body::{Body, BodyError};
+
+/// How long the upstream may think about it (curl's default).
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const HELD: u8 = 0;
+const OPEN: u8 = 1;
+const SETTLED: u8 = 2;
+
+/// Holds a request body back.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: AtomicU8,
+    reader: AtomicWaker,
+}
+
+/// A body behind a gate.
+struct Gated {
+    body: Body,
+    gate: Arc<Gate>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Gate {
+    /// Puts a gate before the body of a request that expects to be told to continue.
+    pub fn install(request: &mut Request<Body>) -> Option<Arc<Self>> {
+        let expects = request.headers().get(EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if !expects || http_body::Body::is_end_stream(request.body()) {
+            return None;
+        }
+        let gate = Arc::new(Self::default());
+        let opener = Arc::clone(&gate);
+        hyper::ext::on_informational(request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                opener.move_to(OPEN);
+            }
+        });
+        let body = std::mem::replace(request.body_mut(), Body::Empty);
+        let patience = Box::pin(tokio::time::sleep(PATIENCE));
+        *request.body_mut() = Body::boxed(Gated { body, gate: Arc::clone(&gate), patience });
+        Some(gate)
+    }
+
+    /// The upstream has answered for good: a body that is still held back will not be sent.
+    pub fn settle(&self) {
+        self.move_to(SETTLED);
+    }
+
+    fn move_to(&self, next: u8) {
+        // Only a held gate changes: once open it stays open.
+        let _ = self.state.compare_exchange(HELD, next, Ordering::AcqRel, Ordering::Acquire);
+        self.reader.wake();
+    }
+}
+
+impl http_body::Body for Gated {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.gate.reader.register(cx.waker());
+        match self.gate.state.load(Ordering::Acquire) {
+            OPEN => {}
+            SETTLED => return Poll::Ready(Some(Err(BodyError::Unwanted))),
+            _ => {
+                ready!(self.patience.as_mut().poll(cx));
+                self.gate.move_to(OPEN);
+            }
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

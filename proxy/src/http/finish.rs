@@ -1,0 +1,224 @@
+//! The end of an exchange: the one place where its metrics and its log line are written.
+//!
+//! A [`Finish`] travels with the exchange and then with the response body. However that ends (complete, broken off by
+//! the upstream, abandoned by the client, out of time) dropping it settles the account.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request};
+use http_body::{Frame, SizeHint};
+use tokio::time::{Instant, Sleep};
+
+use super::{attempt::Hold, headers};
+use crate::{
+    body::{Body, BodyError},
+    error::Flag,
+    rt::clock,
+    telemetry::{
+        AccessLog, Outcome, Record, RequestStats,
+        access_log::Direction,
+    },
+};
+
+/// The account of an exchange.
+#[derive(Debug)]
+pub struct Finish {
+    /// When the request head had been read.
+    pub start: Instant,
+    /// Status sent; 0 until there is one.
+    pub status: u16,
+    /// What is to be remarked.
+    pub flag: Flag,
+    /// Whether gRPC is spoken.
+    pub grpc: bool,
+    /// The gRPC status, from the head or the trailers.
+    pub grpc_status: Option<u8>,
+    /// Size of the request body, as far as it is known.
+    pub request_bytes: u64,
+    /// Bytes of response body passed on.
+    pub response_bytes: u64,
+    /// Where it is counted: the cluster, once one is chosen.
+    pub stats: Option<Arc<RequestStats>>,
+    /// The log and the line, filled as the exchange goes on; absent when nothing is logged.
+    log: Option<Box<(AccessLog, Record)>>,
+}
+
+impl Finish {
+    /// Opens the account of a request that has just been read.
+    pub fn new<B>(
+        request: &Request<B>,
+        start: Instant,
+        log: &AccessLog,
+        id: &HeaderValue,
+        (direction, peer): (Direction, SocketAddr),
+    ) -> Self {
+        let log = log.enabled().then(|| Box::new((log.clone(), record(request, id, direction, peer))));
+        Self {
+            start,
+            status: 0,
+            flag: Flag::None,
+            grpc: headers::is_grpc(request.headers()),
+            grpc_status: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            stats: None,
+            log,
+        }
+    }
+
+    /// Adds to the log line, where one is written.
+    pub fn note(&mut self, note: impl FnOnce(&mut Record)) {
+        if let Some(log) = &mut self.log {
+            note(&mut log.1);
+        }
+    }
+
+    /// Notes how the exchange failed.
+    pub fn failed(&mut self, error: &crate::error::ProxyError) {
+        self.flag = error.flag();
+        self.note(|record| record.cause = Some(error.to_string().into()));
+    }
+}
+
+fn record<B>(request: &Request<B>, id: &HeaderValue, direction: Direction, peer: SocketAddr) -> Record {
+    Record {
+        start: clock::now(),
+        method: request.method().clone(),
+        uri: request.uri().clone(),
+        host: request.headers().get(http::header::HOST).cloned(),
+        version: request.version(),
+        request_id: Some(id.clone()),
+        direction,
+        downstream_peer: Some(peer),
+        ..Record::default()
+    }
+}
+
+impl Drop for Finish {
+    fn drop(&mut self) {
+        let duration = self.start.elapsed();
+        if self.status == 0 && self.flag == Flag::None {
+            self.flag = Flag::Dc;
+        }
+        let outcome = Outcome {
+            status: self.status,
+            flag: self.flag,
+            grpc: self.grpc,
+            grpc_status: self.grpc_status,
+            duration,
+            request_bytes: self.request_bytes,
+            response_bytes: self.response_bytes,
+        };
+        if let Some(stats) = &self.stats {
+            stats.record(&outcome);
+        }
+        if let Some(log) = self.log.take() {
+            let (log, mut record) = *log;
+            record.finish(&outcome);
+            log.push(record);
+        }
+    }
+}
+
+/// A response body that is watched to its end.
+#[derive(Debug)]
+pub struct Watched {
+    body: Body,
+    deadline: Option<Pin<Box<Sleep>>>,
+    finish: Finish,
+    hold: Option<Hold>,
+}
+
+impl Watched {
+    /// Watches `body`. What `hold` keeps is let go when the body is complete; before that, dropping it breaks the
+    /// exchange off.
+    pub fn wrap(body: Body, finish: Finish, hold: Option<Hold>, deadline: Option<Instant>) -> Body {
+        let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let mut watched = Self { body, deadline, finish, hold };
+        if http_body::Body::is_end_stream(&watched.body) {
+            watched.complete();
+            return Body::Empty;
+        }
+        Body::boxed(watched)
+    }
+
+    fn complete(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            hold.complete();
+        }
+    }
+
+    fn observe(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.finish.response_bytes += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref()
+            && self.finish.grpc
+        {
+            self.finish.grpc_status = headers::grpc_status(trailers).or(self.finish.grpc_status);
+        }
+    }
+
+    fn break_off(&mut self, flag: Flag) {
+        self.finish.flag = flag;
+        self.hold = None;
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Some(hold) = &mut this.hold {
+            hold.poll_request(cx);
+        }
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.observe(frame);
+                if this.body.is_end_stream() {
+                    this.complete();
+                }
+            }
+            Poll::Ready(None) => this.complete(),
+            Poll::Ready(Some(Err(BodyError::Stream(error)))) if error.is_reset() => this.break_off(Flag::Ur),
+            Poll::Ready(Some(Err(_))) => this.break_off(Flag::Uc),
+            Poll::Pending => {
+                if let Some(deadline) = &mut this.deadline
+                    && deadline.as_mut().poll(cx).is_ready()
+                {
+                    this.break_off(Flag::Ut);
+                    return Poll::Ready(Some(Err(BodyError::Timeout)));
+                }
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.hold.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Not complete and nothing else remarked: the client has left.
+        if self.hold.is_some() && self.finish.flag == Flag::None {
+            self.finish.flag = Flag::Dc;
+        }
+    }
+}

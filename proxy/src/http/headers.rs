@@ -1,0 +1,126 @@
+//! Which header fields may cross the proxy.
+//!
+//! Hop-by-hop fields end here: those `Connection` names, and the known ones (RFC 9110 §7.6.1). `TE` survives only as
+//! `trailers`, and `Upgrade` only where a connection really changes its protocol.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, CONTENT_TYPE, TE, TRANSFER_ENCODING, UPGRADE},
+};
+
+/// The id that ties together what one request causes.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+
+/// Removes what is meant for this hop alone. With `keep_upgrade` the fields of a protocol change are put back.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap, keep_upgrade: bool) {
+    let upgrade = if keep_upgrade { headers.get(UPGRADE).cloned() } else { None };
+    if headers.contains_key(CONNECTION) {
+        strip_nominated(headers);
+    }
+    let accepts_trailers = headers
+        .get_all(TE)
+        .iter()
+        .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")));
+    for name in [&KEEP_ALIVE, &PROXY_CONNECTION, &TE, &TRANSFER_ENCODING, &UPGRADE] {
+        headers.remove(name);
+    }
+    if accepts_trailers {
+        headers.insert(TE, TRAILERS);
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, upgrade);
+    }
+}
+
+/// Removes `Connection` and every field it names, except those a request cannot do without.
+fn strip_nominated(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .filter_map(|token| HeaderName::try_from(token).ok())
+        .filter(|name| *name != http::header::HOST && *name != TE)
+        .collect();
+    headers.remove(CONNECTION);
+    for name in nominated {
+        headers.remove(name);
+    }
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// Whether the client asks to change the protocol of its connection (HTTP/1.1 only).
+pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(UPGRADE)
+        && headers
+            .get_all(CONNECTION)
+            .iter()
+            .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("upgrade")))
+}
+
+/// Whether a message carries gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    })
+}
+
+/// The gRPC status a head or trailers carry.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get("grpc-status")?.to_str().ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here() {
+        let mut headers = map(&[
+            ("connection", "x-secret, Keep-Alive"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("x-kept", "1"),
+        ]);
+        strip_hop_by_hop(&mut headers, false);
+        assert_eq!(headers, map(&[("x-kept", "1"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn a_real_upgrade_keeps_its_fields() {
+        let mut headers = map(&[("connection", "Upgrade, x"), ("upgrade", "websocket"), ("x", "1")]);
+        assert!(asks_for_upgrade(&headers));
+        strip_hop_by_hop(&mut headers, true);
+        assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+    }
+
+    #[test]
+    fn host_cannot_be_nominated_away() {
+        let mut headers = map(&[("connection", "host"), ("host", "shop")]);
+        strip_hop_by_hop(&mut headers, false);
+        assert_eq!(headers, map(&[("host", "shop")]));
+    }
+
+    #[test]
+    fn grpc_is_recognized() {
+        for (value, is) in [("application/grpc", true), ("application/grpc+proto", true), ("application/grpcx", false)] {
+            assert_eq!(is_grpc(&map(&[("content-type", value)])), is, "{value}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Copies of requests sent elsewhere, whose answers are dropped.
+//!
+//! A mirror never holds the original back: a copy that cannot keep up with the body is broken off, and a mirror that
+//! is over its limits gets no copy.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request};
+use http_body::{Frame, SizeHint};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    attempt, exchange::Downstream, hash, head, headers, route::Found,
+};
+use crate::{
+    body::{Body, BodyError},
+    rt::task,
+    upstream::Upstream,
+    worker::Worker,
+};
+
+/// Body frames a copy may lag behind.
+const LAG: usize = 64;
+
+/// How long a mirror may take for its answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A body that is read on behalf of copies, too.
+struct Tee {
+    body: Body,
+    copies: Vec<mpsc::Sender<Frame<Bytes>>>,
+}
+
+/// The body of a copy: what the original has passed on.
+struct Copied {
+    frames: mpsc::Receiver<Frame<Bytes>>,
+    size: SizeHint,
+}
+
+/// Sends the copies a rule asks for.
+pub fn copy(downstream: &Rc<Downstream>, found: &Found<'_>, request: &mut Request<Body>, authority: &HeaderValue) {
+    let worker = &downstream.worker;
+    let mut copies = Vec::new();
+    for (mirror, upstream) in found.route.mirrors.iter().zip(&found.live.mirrors) {
+        let Some(upstream) = upstream else { continue };
+        if !mirror.fraction.admits(worker.with_rng(|rng| rng.u32(..1_000_000))) {
+            continue;
+        }
+        let mut copied = Request::new(Body::Empty);
+        *copied.method_mut() = request.method().clone();
+        *copied.uri_mut() = request.uri().clone();
+        *copied.headers_mut() = request.headers().clone();
+        if !http_body::Body::is_end_stream(request.body()) {
+            let (sender, frames) = mpsc::channel(LAG);
+            copies.push(sender);
+            let size = http_body::Body::size_hint(request.body());
+            *copied.body_mut() = Body::boxed(Copied { frames, size });
+        }
+        let send = send(Rc::clone(worker), Arc::clone(upstream), copied, authority.clone(), downstream.peer.ip());
+        task::spawn_local_connection("mirror", send);
+    }
+    if !copies.is_empty() {
+        let body = std::mem::replace(request.body_mut(), Body::Empty);
+        *request.body_mut() = Body::boxed(Tee { body, copies });
+    }
+}
+
+async fn send(
+    worker: Rc<Worker>,
+    upstream: Arc<Upstream>,
+    mut request: Request<Body>,
+    authority: HeaderValue,
+    peer: std::net::IpAddr,
+) {
+    let now = Instant::now();
+    request.headers_mut().remove(http::header::EXPECT);
+    headers::strip_hop_by_hop(request.headers_mut(), false);
+    let grpc = headers::is_grpc(request.headers());
+    let http2 = upstream.wants_http2(grpc, grpc);
+    if head::set_version(&mut request, http2, &authority).is_err() {
+        return;
+    }
+    let policy = &upstream.cluster().balancing.policy;
+    let affinity = worker.with_rng(|rng| hash::affinity(policy, &request, peer, rng));
+    let Ok(in_flight) = worker.with_rng(|rng| upstream.admit(affinity.hash, now, rng)) else { return };
+    let exchange = async {
+        let reply = attempt::send(&worker, &upstream, in_flight, request, http2, now).await.ok()?;
+        let (mut body, mut hold) = (reply.response.into_body(), reply.hold);
+        while let Some(frame) = std::future::poll_fn(|cx| {
+            hold.poll_request(cx);
+            http_body::Body::poll_frame(Pin::new(&mut body), cx)
+        })
+        .await
+        {
+            frame.ok()?;
+        }
+        hold.complete();
+        Some(())
+    };
+    if !matches!(tokio::time::timeout(PATIENCE, exchange).await, Ok(Some(()))) {
+        tracing::debug!(cluster = %upstream.name(), "a mirrored request was not answered");
+    }
+}
+
+impl http_body::Body for Tee {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => self.copies.retain(|copy| copy.try_send(duplicate(frame)).is_ok()),
+            // The end, or a break: copies that see their sender vanish early break off as well.
+            Poll::Ready(None | Some(Err(_))) => self.copies.clear(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Data is shared by reference; trailers are few.
+fn duplicate(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match (frame.data_ref(), frame.trailers_ref()) {
+        (Some(data), _) => Frame::data(data.clone()),
+        (None, Some(trailers)) => Frame::trailers(trailers.clone()),
+        (None, None) => Frame::data(Bytes::new()),
+    }
+}
+
+impl http_body::Body for Copied {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.frames.poll_recv(cx).map(|frame| frame.map(Ok))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size
+    }
+}

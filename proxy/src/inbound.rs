@@ -1,0 +1,184 @@
+//! The inbound face: what others send to the application beside the proxy.
+//!
+//! There is one endpoint, the application. In explicit mode its address is given; in redirected mode it is where the
+//! connection was meant for, and the proxy connects to it from an address of its own (127.0.0.6, as Istio does) so
+//! that redirection rules do not turn the connection back.
+
+use std::{
+    cell::RefCell,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr}, rc::Rc, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use pillion_policy::{
+    cluster::{Cluster, Protocol as Declared},
+    name::{ClusterName, EndpointSetName, Hostname},
+    workload::{WorkloadPolicy, WorkloadPort},
+};
+use rustc_hash::FxHashMap;
+use tokio::net::TcpStream;
+
+use crate::{
+    body::Body,
+    http::{
+        exchange::{Downstream, Exchange},
+        serve,
+    },
+    net::{
+        detect::{self, Protocol},
+        rewind::Io,
+        socket,
+    },
+    tcp,
+    telemetry::{
+        access_log::Direction,
+        requests::{Labels, Reporter},
+    },
+    upstream::Upstream,
+    worker::Worker,
+};
+
+/// How long a client may be silent before its connection is taken for opaque.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// How long an explicit client may take for its first bytes.
+const FIRST_BYTES: Duration = Duration::from_secs(60);
+
+/// Most addresses of the application that are told apart; a pod has few ports.
+const MAX_APPS: usize = 256;
+
+/// The applications beside the proxy, as one worker knows them.
+#[derive(Debug)]
+pub struct Inbound {
+    worker: Rc<Worker>,
+    app: Option<SocketAddr>,
+    apps: RefCell<FxHashMap<SocketAddr, Known>>,
+}
+
+/// An application, and the policy it was measured and spoken to by.
+#[derive(Debug)]
+struct Known {
+    policy: Option<Arc<WorkloadPolicy>>,
+    upstream: Arc<Upstream>,
+}
+
+impl Inbound {
+    /// A face with nothing known. `app` is the application's address in explicit mode.
+    pub fn new(worker: Rc<Worker>, app: Option<SocketAddr>) -> Self {
+        Self { worker, app, apps: RefCell::default() }
+    }
+
+    /// Serves a connection from outside.
+    pub async fn connection(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr) {
+        let Ok(local) = stream.local_addr() else { return };
+        let original = socket::original_dst(&stream);
+        let Some(app) = original.or(self.app) else {
+            return tracing::warn!(%peer, "inbound connection refused: it was not redirected and --inbound-app is not given");
+        };
+        // What the connection was meant for names the port of the workload, redirected or not.
+        let source = original.map(source);
+        let upstream = self.upstream(app, original.unwrap_or(local).port(), source);
+        let declared = upstream.cluster().protocol;
+        let patience = if original.is_some() { SILENCE } else { FIRST_BYTES };
+        let detected = match declared {
+            Declared::Tcp => None,
+            Declared::Auto | Declared::Http1 | Declared::Http2 => match detect::detect(&mut stream, patience).await {
+                Ok(detected) => Some(detected),
+                Err(error) => return tracing::debug!(%peer, %error, "connection ended before it said anything"),
+            },
+        };
+        let (protocol, front) = detected.map_or((Protocol::Opaque, bytes::Bytes::new()), |it| (it.protocol, it.bytes));
+        let io = Io::rewound(stream, front);
+        let is_http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
+        if !is_http && (original.is_some() || declared == Declared::Tcp) {
+            let stats = self.worker.metrics.tcp_stats(&labels(&self.worker, None));
+            return tcp::forward(io, app, source, &self.worker.drain, &stats).await;
+        }
+        let downstream = Rc::new(Downstream {
+            worker: Rc::clone(&self.worker),
+            direction: Direction::Inbound,
+            peer,
+            local,
+            original,
+        });
+        let worker = Rc::clone(&self.worker);
+        let handle = move |request| handle(Rc::clone(&downstream), Arc::clone(&upstream), request);
+        match protocol {
+            Protocol::Http2 => serve::http2(io, &worker, handle).await,
+            Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &worker, handle).await,
+        }
+    }
+
+    /// The application at an address, as the policy of the moment describes it.
+    fn upstream(&self, app: SocketAddr, port: u16, source: Option<IpAddr>) -> Arc<Upstream> {
+        let policy = self.worker.views.load().workload.clone();
+        let mut apps = self.apps.borrow_mut();
+        let is_current = |known: &&Known| match (&known.policy, &policy) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if let Some(known) = apps.get(&app).filter(is_current) {
+            return Arc::clone(&known.upstream);
+        }
+        let described = policy.as_ref().and_then(|policy| policy.ports.iter().find(|known| known.port == port));
+        let cluster = Cluster::plain(name(port), described.map_or(Declared::Auto, |port| port.protocol));
+        let upstream = match apps.get(&app) {
+            Some(known) => Arc::new(known.upstream.with_policy(cluster)),
+            None => {
+                let labels = labels(&self.worker, described);
+                let metrics = &self.worker.metrics;
+                Arc::new(Upstream::single(
+                    cluster,
+                    app,
+                    source,
+                    metrics.cluster(&labels.cluster),
+                    metrics.request_stats(&labels),
+                ))
+            }
+        };
+        if apps.len() >= MAX_APPS {
+            apps.clear();
+        }
+        apps.insert(app, Known { policy, upstream: Arc::clone(&upstream) });
+        upstream
+    }
+}
+
+async fn handle(downstream: Rc<Downstream>, app: Arc<Upstream>, mut request: Request<Incoming>) -> Response<Body> {
+    match Exchange::begin(downstream, &mut request) {
+        Ok(exchange) => exchange.direct(app, request).await,
+        Err(refusal) => refusal,
+    }
+}
+
+/// The address a redirected connection goes on from.
+fn source(original: SocketAddr) -> IpAddr {
+    match original {
+        SocketAddr::V4(_) => Ipv4Addr::new(127, 0, 0, 6).into(),
+        SocketAddr::V6(_) => Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into(),
+    }
+}
+
+#[expect(clippy::expect_used, reason = "the word is a host name")]
+fn name(port: u16) -> ClusterName {
+    let service = Hostname::new("inbound").expect("a plain word is a host name");
+    ClusterName { endpoints: EndpointSetName { service, port }, subset: None }
+}
+
+/// Under which labels the application's traffic is measured.
+fn labels(worker: &Worker, port: Option<&WorkloadPort>) -> Labels {
+    let workload = worker.views.load().workload.clone();
+    let mut labels =
+        Labels { reporter: Reporter::Destination, cluster: "inbound".into(), ..Labels::default() };
+    if let Some(workload) = workload {
+        labels.destination_workload = workload.name.name.as_str().into();
+        labels.destination_workload_namespace = workload.name.namespace.as_str().into();
+    }
+    if let Some(port) = port {
+        labels.destination_service = port.service.host.as_str().into();
+        labels.destination_service_name = port.service.name.as_str().into();
+        labels.destination_service_namespace = port.service.namespace.as_str().into();
+    }
+    labels
+}

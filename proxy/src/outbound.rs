@@ -1,0 +1,226 @@
+//! The outbound face: the application's own requests on their way out.
+//!
+//! Two ways lead here. In *explicit* mode the application connects to this listener and names its destination in the
+//! `Host` header or an absolute-form target; all it can say is HTTP. In *redirected* mode the kernel has turned a
+//! connection meant for somewhere else: then the original destination gives the port, and where no policy names the
+//! host it is also where the traffic goes, as HTTP or as opaque bytes.
+//!
+//! A host is asked for when it is first named; the request waits for the answer, bounded in time and number.
+
+use std::{borrow::Cow, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use pillion_policy::{
+    cluster::{Cluster, Protocol as Declared},
+    mesh::OutboundMode,
+    name::Hostname,
+};
+use tokio::{net::TcpStream, time::Instant};
+
+use crate::{
+    body::Body,
+    error::ProxyError,
+    http::{
+        exchange::{Downstream, Exchange},
+        serve,
+    },
+    net::{
+        detect::{self, Protocol},
+        rewind::Io,
+        socket,
+    },
+    tcp,
+    telemetry::{access_log::Direction, requests::Labels},
+    upstream::Upstream,
+    view::{Destination, Entry},
+    worker::{Demand, Worker},
+};
+
+/// How long a redirected connection may be silent before it is taken for a protocol in which the server speaks first.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// How long an explicit client may take for its first bytes.
+const FIRST_BYTES: Duration = Duration::from_secs(60);
+
+/// What the application says goes to; port where a client names none.
+const DEFAULT_PORT: u16 = 80;
+
+/// One outbound connection.
+struct Outbound {
+    downstream: Rc<Downstream>,
+    /// The original destination as a cluster of one, made when first needed.
+    passthrough: std::cell::OnceCell<Arc<Upstream>>,
+}
+
+/// Where a request belongs.
+enum Target {
+    Described(Arc<Destination>),
+    Original(Arc<Upstream>),
+}
+
+/// Serves a connection of the application.
+pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
+    let Ok(local) = stream.local_addr() else { return };
+    let original = socket::original_dst(&stream);
+    let patience = if original.is_some() { SILENCE } else { FIRST_BYTES };
+    let detected = match detect::detect(&mut stream, patience).await {
+        Ok(detected) => detected,
+        Err(error) => return tracing::debug!(%peer, %error, "connection ended before it said anything"),
+    };
+    let is_http = matches!(detected.protocol, Protocol::Http1 | Protocol::Http2);
+    if let Some(original) = original.filter(|_| !is_http) {
+        return opaque(&worker, stream, detected.bytes, original).await;
+    }
+    let io = Io::rewound(stream, detected.bytes);
+    let downstream = Rc::new(Downstream {
+        worker: Rc::clone(&worker),
+        direction: Direction::Outbound,
+        peer,
+        local,
+        original,
+    });
+    let outbound = Rc::new(Outbound { downstream, passthrough: std::cell::OnceCell::new() });
+    let handle = move |request| handle(Rc::clone(&outbound), request);
+    match detected.protocol {
+        Protocol::Http2 => serve::http2(io, &worker, handle).await,
+        Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &worker, handle).await,
+    }
+}
+
+/// Carries bytes to where they were meant for, if the mesh lets unknown traffic out.
+async fn opaque(worker: &Rc<Worker>, stream: TcpStream, front: bytes::Bytes, original: SocketAddr) {
+    if worker.outbound_mode() == OutboundMode::RegistryOnly {
+        tracing::debug!(dst = %original, "opaque connection refused: only described hosts may be reached");
+        return;
+    }
+    let stats = worker.metrics.tcp_stats(&passthrough_labels());
+    tcp::forward(Io::rewound(stream, front), original, None, &worker.drain, &stats).await;
+}
+
+async fn handle(outbound: Rc<Outbound>, mut request: Request<Incoming>) -> Response<Body> {
+    let exchange = match Exchange::begin(Rc::clone(&outbound.downstream), &mut request) {
+        Ok(exchange) => exchange,
+        Err(refusal) => return refusal,
+    };
+    match outbound.resolve(&exchange).await {
+        Ok(Target::Described(destination)) => exchange.route(destination, request).await,
+        Ok(Target::Original(upstream)) => exchange.direct(upstream, request).await,
+        Err(error) => exchange.refuse(&error),
+    }
+}
+
+impl Outbound {
+    /// Finds out where a request belongs: by the host it names, then by the address it was meant for.
+    async fn resolve(&self, exchange: &Exchange) -> Result<Target, ProxyError> {
+        let original = self.downstream.original;
+        let mut absent = match exchange.asked() {
+            Some(asked) => {
+                let port = original.map(|original| original.port()).or(asked.port()).unwrap_or(DEFAULT_PORT);
+                match self.look_up(asked.host(), port).await {
+                    Ok(destination) => return Ok(Target::Described(destination)),
+                    Err(error) => error,
+                }
+            }
+            None => ProxyError::BadRequest("the request names no host: send a Host header"),
+        };
+        let Some(original) = original else { return Err(absent) };
+        match self.look_up(&original.ip().to_string(), original.port()).await {
+            Ok(destination) => return Ok(Target::Described(destination)),
+            Err(error) if matches!(absent, ProxyError::BadRequest(_)) => absent = error,
+            Err(_) => {}
+        }
+        match self.downstream.worker.outbound_mode() {
+            OutboundMode::RegistryOnly => Err(absent),
+            OutboundMode::AllowAny => Ok(Target::Original(self.passthrough(original))),
+        }
+    }
+
+    async fn look_up(&self, host: &str, port: u16) -> Result<Arc<Destination>, ProxyError> {
+        let worker = &self.downstream.worker;
+        let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) || host.ends_with('.') {
+            Cow::Owned(host.trim_end_matches('.').to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(host)
+        };
+        let known = known(worker, &host, port);
+        let entry = match known {
+            Some(entry) => entry,
+            None => discover(worker, &host, port).await?,
+        };
+        match entry {
+            Entry::Known(destination) => {
+                destination.usage().touch(worker.views.second(Instant::now()));
+                Ok(destination)
+            }
+            Entry::Absent(reason) => Err(ProxyError::UnknownHost(reason)),
+        }
+    }
+
+    fn passthrough(&self, original: SocketAddr) -> Arc<Upstream> {
+        let upstream = self.passthrough.get_or_init(|| {
+            let metrics = &self.downstream.worker.metrics;
+            let labels = passthrough_labels();
+            let cluster = Cluster::plain(single_name(original), Declared::Auto);
+            Arc::new(Upstream::single(
+                cluster,
+                original,
+                None,
+                metrics.cluster(&labels.cluster),
+                metrics.request_stats(&labels),
+            ))
+        });
+        Arc::clone(upstream)
+    }
+}
+
+fn known(worker: &Worker, host: &str, port: u16) -> Option<Entry> {
+    worker.views.load().entry(host, port).cloned()
+}
+
+/// Asks the control task for a host and waits for a view that knows it.
+async fn discover(worker: &Worker, host: &str, port: u16) -> Result<Entry, ProxyError> {
+    let mut news = worker.views.subscribe();
+    let name = Hostname::new(host).map_err(|invalid| ProxyError::UnknownHost(invalid.to_string().into()))?;
+    let Some(_held) = worker.demands.ask(Demand { host: name, port }) else {
+        return Err(ProxyError::DiscoveryOverflow);
+    };
+    let proxy = &worker.metrics.proxy;
+    proxy.holds.inc();
+    proxy.holds_active.inc();
+    let deadline = Instant::now() + worker.settings.hold_timeout;
+    let found = loop {
+        if let Some(entry) = known(worker, host, port) {
+            break Some(entry);
+        }
+        match tokio::time::timeout_at(deadline, news.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => break None,
+        }
+    };
+    proxy.holds_active.dec();
+    found.ok_or_else(|| {
+        proxy.holds_timed_out.inc();
+        ProxyError::Undiscovered {
+            host: format!("{host}:{port}").into(),
+            waited: worker.settings.hold_timeout,
+        }
+    })
+}
+
+/// Name of a cluster of one address.
+fn single_name(address: SocketAddr) -> pillion_policy::name::ClusterName {
+    let host = Hostname::new(&address.ip().to_string()).unwrap_or_else(|_| unreachable_host());
+    let endpoints = pillion_policy::name::EndpointSetName { service: host, port: address.port() };
+    pillion_policy::name::ClusterName { endpoints, subset: None }
+}
+
+#[expect(clippy::expect_used, reason = "the text of an address holds digits, hex letters, dots and colons only")]
+fn unreachable_host() -> Hostname {
+    Hostname::new("address").expect("a plain word is a host name")
+}
+
+/// Unknown destinations are counted together: their number is not bounded by policy.
+fn passthrough_labels() -> Labels {
+    Labels { cluster: "passthrough".into(), ..Labels::default() }
+}

@@ -1,0 +1,329 @@
+//! A cluster's policy joined with its living state.
+//!
+//! The state outlives changes of policy: limits keep counting what is under way, and endpoints keep their load. A
+//! permit is a guard; dropping it gives the place back, so a client that vanishes costs nothing.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use pillion_policy::{
+    cluster::{Cluster, Protocol},
+    endpoint::EndpointSet,
+};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
+
+use super::{
+    endpoint::LiveEndpoint,
+    set::{LiveSet, Member},
+};
+use crate::{
+    error::{Limit, ProxyError},
+    telemetry::{ClusterGauges, RequestStats},
+};
+
+/// What requests to a cluster need: its policy and its state.
+#[derive(Debug)]
+pub struct Upstream {
+    cluster: Cluster,
+    state: Arc<State>,
+}
+
+/// What is counted and learned about a cluster, whatever its policy says.
+#[derive(Debug)]
+pub struct State {
+    name: Arc<str>,
+    /// Where connections are made from, where redirection rules must recognize them.
+    source: Option<IpAddr>,
+    set: ArcSwap<LiveSet>,
+    /// What the set was made from.
+    discovered: ArcSwapOption<EndpointSet>,
+    gauges: Arc<ClusterGauges>,
+    requests: Arc<RequestStats>,
+    /// What the limits compare with. Gauges may be shared by clusters that found no room among the metrics.
+    under_way: AtomicU32,
+    waiting: AtomicU32,
+    connected: AtomicU32,
+    /// Wakes those who wait for a connection to be given up.
+    freed: Notify,
+    /// How many wait for that, over all workers.
+    starving: AtomicU32,
+}
+
+/// A request under way.
+#[derive(Debug)]
+pub struct InFlight {
+    state: Arc<State>,
+    live: Arc<LiveEndpoint>,
+}
+
+/// A request waiting for a connection.
+#[derive(Debug)]
+pub struct Pending(Arc<State>);
+
+/// An open connection, or one being opened.
+#[derive(Debug)]
+pub struct Connected(Arc<State>);
+
+/// Someone waiting for a connection to be given up.
+#[derive(Debug)]
+pub(super) struct Starving(Arc<State>);
+
+/// Takes a place if fewer than `max` are taken.
+fn take(counter: &AtomicU32, gauge: &AtomicU64, max: u32) -> bool {
+    let below = |count: u32| (count < max).then_some(count + 1);
+    let is_taken = if max == u32::MAX {
+        counter.fetch_add(1, Ordering::Relaxed);
+        true
+    } else {
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+    };
+    if is_taken {
+        gauge.fetch_add(1, Ordering::Relaxed);
+    }
+    is_taken
+}
+
+fn give_back(counter: &AtomicU32, gauge: &AtomicU64) {
+    counter.fetch_sub(1, Ordering::Relaxed);
+    gauge.fetch_sub(1, Ordering::Relaxed);
+}
+
+impl Upstream {
+    /// A cluster that has just been named; its endpoints are still to come.
+    pub fn new(cluster: Cluster, gauges: Arc<ClusterGauges>, requests: Arc<RequestStats>) -> Self {
+        let set = LiveSet::unknown(&cluster);
+        Self::with_set(cluster, set, None, gauges, requests)
+    }
+
+    fn with_set(
+        cluster: Cluster,
+        set: LiveSet,
+        source: Option<IpAddr>,
+        gauges: Arc<ClusterGauges>,
+        requests: Arc<RequestStats>,
+    ) -> Self {
+        let state = State {
+            name: cluster.name.to_string().into(),
+            source,
+            set: ArcSwap::from_pointee(set),
+            discovered: ArcSwapOption::empty(),
+            gauges,
+            requests,
+            under_way: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            connected: AtomicU32::new(0),
+            freed: Notify::new(),
+            starving: AtomicU32::new(0),
+        };
+        Self { cluster, state: Arc::new(state) }
+    }
+
+    /// A cluster of exactly one address: the application beside the proxy, or an original destination. `source` is
+    /// where connections to it are made from, when that matters.
+    pub fn single(
+        cluster: Cluster,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        gauges: Arc<ClusterGauges>,
+        requests: Arc<RequestStats>,
+    ) -> Self {
+        let set = LiveSet::single(&cluster, address);
+        Self::with_set(cluster, set, source, gauges, requests)
+    }
+
+    /// The same state under a new policy. The endpoints are sorted anew when balancing or subset have changed.
+    #[must_use]
+    pub fn with_policy(&self, cluster: Cluster) -> Self {
+        Self { cluster, state: Arc::clone(&self.state) }
+    }
+
+    /// Takes what discovery says; only the control task calls this.
+    pub fn discover(&self, endpoints: &Arc<EndpointSet>, now: Instant) {
+        let next = LiveSet::next(&self.cluster, endpoints, &self.state.set.load(), now);
+        self.state.set.store(Arc::new(next));
+        self.state.discovered.store(Some(Arc::clone(endpoints)));
+    }
+
+    /// Whether its endpoints are made from exactly this.
+    pub fn has_discovered(&self, endpoints: &Arc<EndpointSet>) -> bool {
+        self.state.discovered.load().as_ref().is_some_and(|discovered| Arc::ptr_eq(discovered, endpoints))
+    }
+
+    /// Its policy.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Its name as text.
+    pub fn name(&self) -> &Arc<str> {
+        &self.state.name
+    }
+
+    /// The endpoints of the moment.
+    pub fn endpoints(&self) -> Arc<LiveSet> {
+        self.state.set.load_full()
+    }
+
+    /// Its endpoints and load as JSON, for people.
+    pub fn describe(&self) -> serde_json::Value {
+        let endpoints = self.endpoints();
+        let describe = |member: &Member| {
+            serde_json::json!({
+                "address": member.live.address(),
+                "weight": member.endpoint.weight,
+                "health": member.endpoint.health,
+                "labels": member.endpoint.labels,
+                "requestsActive": member.live.active(),
+            })
+        };
+        serde_json::json!({
+            "cluster": self.cluster.name,
+            "known": endpoints.is_known(),
+            "endpoints": endpoints.members().iter().map(describe).collect::<Vec<_>>(),
+            "requestsActive": self.state.under_way.load(Ordering::Relaxed),
+            "requestsPending": self.state.waiting.load(Ordering::Relaxed),
+            "connections": self.state.connected.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Where finished requests are counted.
+    pub fn requests(&self) -> &Arc<RequestStats> {
+        &self.state.requests
+    }
+
+    /// Its gauges.
+    pub fn gauges(&self) -> &ClusterGauges {
+        &self.state.gauges
+    }
+
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Picks an endpoint and counts the request in, or says which limit or lack forbids it.
+    pub fn admit(
+        &self,
+        hash: Option<u64>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Result<InFlight, ProxyError> {
+        let set = self.state.set.load();
+        let Some(Member { live, .. }) = set.pick(hash, now, rng) else {
+            return Err(ProxyError::NoHealthyEndpoint { cluster: Arc::clone(&self.state.name) });
+        };
+        let gauges = &self.state.gauges;
+        if !take(&self.state.under_way, &gauges.requests_active, self.cluster.pool.max_requests) {
+            gauges.request_overflow.fetch_add(1, Ordering::Relaxed);
+            return Err(self.overflow(Limit::MaxRequests));
+        }
+        live.enter();
+        Ok(InFlight { state: Arc::clone(&self.state), live: Arc::clone(live) })
+    }
+
+    /// Takes a place among the requests waiting for a connection.
+    pub(super) fn wait_in_line(&self) -> Result<Pending, ProxyError> {
+        let gauges = &self.state.gauges;
+        if take(&self.state.waiting, &gauges.pending_active, self.cluster.pool.max_pending) {
+            return Ok(Pending(Arc::clone(&self.state)));
+        }
+        gauges.pending_overflow.fetch_add(1, Ordering::Relaxed);
+        Err(self.overflow(Limit::MaxPendingRequests))
+    }
+
+    /// Takes a place among the open connections, if there is one.
+    pub(super) fn open_connection(&self) -> Option<Connected> {
+        let gauges = &self.state.gauges;
+        let max = self.cluster.pool.max_connections;
+        take(&self.state.connected, &gauges.connections_active, max).then(|| {
+            gauges.connections_opened.fetch_add(1, Ordering::Relaxed);
+            Connected(Arc::clone(&self.state))
+        })
+    }
+
+    /// Declares that a connection is wanted and none may be opened.
+    pub(super) fn starve(&self) -> Starving {
+        self.state.gauges.connection_overflow.fetch_add(1, Ordering::Relaxed);
+        self.state.starving.fetch_add(1, Ordering::Relaxed);
+        Starving(Arc::clone(&self.state))
+    }
+
+    /// The answer to a request that met `limit`.
+    pub(super) fn overflow(&self, limit: Limit) -> ProxyError {
+        ProxyError::Overflow { cluster: Arc::clone(&self.state.name), limit }
+    }
+
+    /// Whether the protocol of the cluster asks for HTTP/2, given what the client speaks and whether it is gRPC.
+    pub fn wants_http2(&self, downstream_http2: bool, grpc: bool) -> bool {
+        match self.cluster.protocol {
+            Protocol::Auto => downstream_http2,
+            Protocol::Http1 | Protocol::Tcp => grpc && downstream_http2,
+            Protocol::Http2 => true,
+        }
+    }
+}
+
+impl State {
+    /// Whether someone waits for a connection of this cluster to be given up.
+    pub(super) fn is_starving(&self) -> bool {
+        self.starving.load(Ordering::Relaxed) > 0
+    }
+
+    /// Resolves when a connection has been given up.
+    pub(super) fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
+    }
+
+    pub(super) fn gauges(&self) -> &ClusterGauges {
+        &self.gauges
+    }
+
+    /// Where connections are made from, when that matters.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+}
+
+impl InFlight {
+    /// The endpoint that was picked.
+    pub fn live(&self) -> &Arc<LiveEndpoint> {
+        &self.live
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.live.leave();
+        give_back(&self.state.under_way, &self.state.gauges.requests_active);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        give_back(&self.0.waiting, &self.0.gauges.pending_active);
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        give_back(&self.0.connected, &self.0.gauges.connections_active);
+        self.0.gauges.connections_closed.fetch_add(1, Ordering::Relaxed);
+        if self.0.is_starving() {
+            self.0.freed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Starving {
+    fn drop(&mut self) {
+        self.0.starving.fetch_sub(1, Ordering::Relaxed);
+    }
+}

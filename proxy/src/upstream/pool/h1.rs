@@ -1,0 +1,211 @@
+//! HTTP/1 connections: one request at a time, reused last in first out so that the surplus can expire.
+
+use std::{rc::Rc, sync::Arc};
+
+use hyper::client::conn::http1::{self, SendRequest};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{EndpointPool, Lease, Line, spawn_dial, wait};
+use crate::{
+    body::Body,
+    error::ProxyError,
+    net::rewind::Io,
+    rt::task,
+    upstream::{cluster::Connected, cluster::Upstream},
+};
+
+/// The HTTP/1 connections of one worker to one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Vec<Idle>,
+    line: Line<Connection>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// An open connection that no request is using.
+#[derive(Debug)]
+pub(super) struct Connection {
+    send: SendRequest<Body>,
+    /// Requests it may still carry; `None` is no limit.
+    left: Option<u32>,
+    /// When it has lived long enough.
+    until: Option<Instant>,
+    used: bool,
+}
+
+/// A connection taken for one exchange. Unless it is given back with [`H1Lease::finish`] it is closed.
+#[derive(Debug)]
+pub struct H1Lease {
+    connection: Option<Connection>,
+    pool: Rc<EndpointPool>,
+}
+
+/// Takes a connection or waits for one.
+pub(super) async fn checkout(
+    pool: &Rc<EndpointPool>,
+    upstream: &Arc<Upstream>,
+    now: Instant,
+) -> Result<Lease, ProxyError> {
+    let idle = pool.h1.borrow_mut().take_idle(now);
+    let connection = match idle {
+        Some(connection) => connection,
+        None => enqueue(pool, upstream).await?,
+    };
+    Ok(Lease::H1(H1Lease { connection: Some(connection), pool: Rc::clone(pool) }))
+}
+
+/// Waits in line while a connection is opened.
+async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<Connection, ProxyError> {
+    let place = upstream.wait_in_line()?;
+    let (sender, receiver) = oneshot::channel();
+    let must_dial = {
+        let mut h1 = pool.h1.borrow_mut();
+        h1.line.waiters.retain(|waiter| !waiter.is_closed());
+        h1.line.waiters.push_back(sender);
+        let must_dial = h1.line.dialing < h1.line.waiters.len();
+        h1.line.dialing += usize::from(must_dial);
+        must_dial
+    };
+    if must_dial {
+        spawn_dial(dial(Rc::clone(pool), Arc::clone(upstream)));
+    }
+    wait(upstream, place, receiver).await
+}
+
+async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>) {
+    // Fewer waiters than dials under way: this one is no longer needed.
+    let wanted = || {
+        let h1 = pool.h1.borrow();
+        h1.line.len() >= h1.line.dialing
+    };
+    let opened = match pool.permission(&upstream, wanted).await {
+        Some(connected) => Some(open(&pool, &upstream, connected).await),
+        None => None,
+    };
+    pool.h1.borrow_mut().line.dialing -= 1;
+    match opened {
+        Some(Ok(connection)) => pool.put_h1(connection),
+        Some(Err(error)) => {
+            pool.h1.borrow_mut().line.hand(Err(error));
+        }
+        None => {}
+    }
+}
+
+/// Connects and hands the connection to a task that drives it; the task holds the place among open connections.
+async fn open(
+    pool: &Rc<EndpointPool>,
+    upstream: &Upstream,
+    connected: Connected,
+) -> Result<Connection, ProxyError> {
+    let stream = pool.connect(upstream).await?;
+    let endpoint = pool.live.address();
+    let (send, connection) = http1::Builder::new()
+        .max_headers(pool.connector.max_headers)
+        .max_header_size(pool.connector.max_header_bytes)
+        .handshake::<_, Body>(Io::new(stream))
+        .await
+        .map_err(|error| ProxyError::ConnectFailed { endpoint, reason: error.to_string().into() })?;
+    task::spawn_local_connection("upstream http/1", async move {
+        let _connected = connected;
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%endpoint, %error, "upstream connection ended");
+        }
+    });
+    let limits = &upstream.cluster().pool;
+    let left = limits.max_requests_per_connection;
+    Ok(Connection {
+        send,
+        left: (left > 0).then_some(left),
+        until: limits.max_connection_duration.map(|limit| Instant::now() + limit),
+        used: false,
+    })
+}
+
+impl Pool {
+    fn take_idle(&mut self, now: Instant) -> Option<Connection> {
+        while let Some(idle) = self.idle.pop() {
+            if idle.connection.is_usable(now) && idle.connection.send.is_ready() {
+                return Some(idle.connection);
+            }
+        }
+        None
+    }
+
+    pub(super) fn expire(&mut self, keep: impl Fn(Instant) -> bool) {
+        self.idle.retain(|idle| keep(idle.since) && !idle.connection.send.is_closed());
+    }
+
+    pub(super) fn close_idle(&mut self) {
+        self.idle.clear();
+    }
+
+    /// Closes the connection that has been idle longest.
+    pub(super) fn give_up_one(&mut self) -> bool {
+        let any = !self.idle.is_empty();
+        if any {
+            self.idle.remove(0);
+        }
+        any
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.idle.is_empty() && self.line.dialing == 0 && self.line.is_empty()
+    }
+}
+
+impl Connection {
+    fn is_usable(&self, now: Instant) -> bool {
+        !self.send.is_closed() && self.left != Some(0) && self.until.is_none_or(|until| now < until)
+    }
+}
+
+impl EndpointPool {
+    /// Gives a ready connection to the first in line, or keeps it.
+    fn put_h1(&self, connection: Connection) {
+        let mut h1 = self.h1.borrow_mut();
+        if let Some(Ok(connection)) = h1.line.hand(Ok(connection))
+            && self.keeps()
+        {
+            h1.idle.push(Idle { connection, since: Instant::now() });
+        }
+    }
+}
+
+impl H1Lease {
+    /// The connection to send on.
+    pub fn sender(&mut self) -> Option<&mut SendRequest<Body>> {
+        self.connection.as_mut().map(|connection| &mut connection.send)
+    }
+
+    /// Whether it has carried a request before, so that the peer may be closing it just now.
+    pub fn is_reused(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.used)
+    }
+
+    /// The exchange is complete: the connection serves the next one.
+    pub fn finish(mut self, now: Instant) {
+        let Some(mut connection) = self.connection.take() else { return };
+        connection.used = true;
+        connection.left = connection.left.map(|left| left.saturating_sub(1));
+        if !connection.is_usable(now) {
+            return;
+        }
+        if connection.send.is_ready() {
+            self.pool.put_h1(connection);
+            return;
+        }
+        // The response is complete but the request is still being sent, or the connection task has not run since.
+        let pool = Rc::clone(&self.pool);
+        task::spawn_local_connection("upstream http/1 return", async move {
+            if connection.send.ready().await.is_ok() {
+                pool.put_h1(connection);
+            }
+        });
+    }
+}

@@ -1,0 +1,231 @@
+//! HTTP/2 connections: many requests at a time on few connections.
+//!
+//! A further connection is opened only when all open ones carry as many streams as the peer or the policy allows:
+//! a stream that waits for flow control can then not hold up all others for ever.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{EndpointPool, Lease, Line, spawn_dial, wait};
+use crate::{
+    error::ProxyError,
+    net::rewind::Io,
+    rt::task,
+    upstream::{cluster::Connected, cluster::Upstream},
+};
+
+/// Bytes a peer may send ahead on one stream, and on the whole connection. Large enough for full speed over a
+/// 10 ms path at 1 Gbit/s, small enough to bound what a stalled client can make us hold.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// The HTTP/2 connections of one worker to one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    connections: Vec<Rc<Connection>>,
+    line: Line<Rc<Connection>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    send: RefCell<SendRequest<Bytes>>,
+    /// Streams under way, and how many the policy allows.
+    active: Cell<u32>,
+    max_active: u32,
+    /// Requests it may still carry; `None` is no limit.
+    left: Cell<Option<u32>>,
+    /// When it has lived long enough.
+    until: Option<Instant>,
+    idle_since: Cell<Instant>,
+    /// Set when the connection has ended or the peer has said that it will.
+    closed: Rc<Cell<bool>>,
+}
+
+/// One stream's place on a connection.
+#[derive(Debug)]
+pub struct H2Lease {
+    connection: Rc<Connection>,
+    pool: Rc<EndpointPool>,
+}
+
+/// Takes a place on a connection or waits for one.
+pub(super) async fn checkout(
+    pool: &Rc<EndpointPool>,
+    upstream: &Arc<Upstream>,
+    now: Instant,
+) -> Result<Lease, ProxyError> {
+    let free = pool.h2.borrow_mut().take_free(now);
+    let connection = match free {
+        Some(connection) => connection,
+        None => enqueue(pool, upstream).await?,
+    };
+    Ok(Lease::H2(H2Lease { connection, pool: Rc::clone(pool) }))
+}
+
+async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<Rc<Connection>, ProxyError> {
+    let place = upstream.wait_in_line()?;
+    let (sender, receiver) = oneshot::channel();
+    let must_dial = {
+        let mut h2 = pool.h2.borrow_mut();
+        h2.line.waiters.push_back(sender);
+        std::mem::replace(&mut h2.line.dialing, 1) == 0
+    };
+    if must_dial {
+        spawn_dial(dial(Rc::clone(pool), Arc::clone(upstream)));
+    }
+    wait(upstream, place, receiver).await
+}
+
+/// Opens connections, one after the other, until nobody waits.
+async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>) {
+    let wanted = || !pool.h2.borrow().line.is_empty();
+    while wanted() {
+        let Some(connected) = pool.permission(&upstream, wanted).await else { break };
+        match open(&pool, &upstream, connected).await {
+            Ok(connection) => {
+                pool.h2.borrow_mut().connections.push(connection);
+                pool.serve_line();
+            }
+            Err(error) => {
+                let mut h2 = pool.h2.borrow_mut();
+                while h2.line.hand(Err(error.clone())).is_none() {}
+            }
+        }
+    }
+    pool.h2.borrow_mut().line.dialing = 0;
+}
+
+/// Connects and hands the connection to a task that drives it; the task holds the place among open connections.
+async fn open(
+    pool: &Rc<EndpointPool>,
+    upstream: &Upstream,
+    connected: Connected,
+) -> Result<Rc<Connection>, ProxyError> {
+    let stream = pool.connect(upstream).await?;
+    let endpoint = pool.live.address();
+    let (send, connection) = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(u32::try_from(pool.connector.max_header_bytes).unwrap_or(u32::MAX))
+        .handshake::<_, Bytes>(Io::new(stream))
+        .await
+        .map_err(|error| ProxyError::ConnectFailed { endpoint, reason: error.to_string().into() })?;
+    let closed = Rc::new(Cell::new(false));
+    let ended = Rc::clone(&closed);
+    task::spawn_local_connection("upstream http/2", async move {
+        let _connected = connected;
+        if let Err(error) = connection.await {
+            tracing::debug!(%endpoint, %error, "upstream connection ended");
+        }
+        ended.set(true);
+    });
+    let limits = &upstream.cluster().pool;
+    let left = limits.max_requests_per_connection;
+    let now = Instant::now();
+    Ok(Rc::new(Connection {
+        send: RefCell::new(send),
+        active: Cell::new(0),
+        max_active: limits.max_concurrent_streams,
+        left: Cell::new((left > 0).then_some(left)),
+        until: limits.max_connection_duration.map(|limit| now + limit),
+        idle_since: Cell::new(now),
+        closed,
+    }))
+}
+
+impl Pool {
+    /// A place on the first connection that has one; connections that take no more are let go.
+    fn take_free(&mut self, now: Instant) -> Option<Rc<Connection>> {
+        self.connections.retain(|connection| connection.is_usable(now));
+        let connection = self.connections.iter().find(|connection| connection.has_room())?;
+        connection.enter();
+        Some(Rc::clone(connection))
+    }
+
+    pub(super) fn expire(&mut self, keep: impl Fn(Instant) -> bool) {
+        self.connections.retain(|connection| {
+            !connection.closed.get() && (connection.active.get() > 0 || keep(connection.idle_since.get()))
+        });
+    }
+
+    /// Lets go of every connection; those in use end with their last stream.
+    pub(super) fn close_idle(&mut self) {
+        self.connections.clear();
+    }
+
+    /// Closes one connection that carries nothing.
+    pub(super) fn give_up_one(&mut self) -> bool {
+        let idle = self.connections.iter().position(|connection| connection.active.get() == 0);
+        idle.map(|index| self.connections.remove(index)).is_some()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.connections.is_empty() && self.line.dialing == 0 && self.line.is_empty()
+    }
+}
+
+impl Connection {
+    fn is_usable(&self, now: Instant) -> bool {
+        !self.closed.get() && self.left.get() != Some(0) && self.until.is_none_or(|until| now < until)
+    }
+
+    fn has_room(&self) -> bool {
+        let peer = u32::try_from(self.send.borrow().current_max_send_streams()).unwrap_or(u32::MAX);
+        self.active.get() < self.max_active.min(peer).max(1)
+    }
+
+    fn enter(&self) {
+        self.active.set(self.active.get() + 1);
+        self.left.set(self.left.get().map(|left| left.saturating_sub(1)));
+    }
+}
+
+impl EndpointPool {
+    /// Gives free places to those in line.
+    fn serve_line(&self) {
+        let mut h2 = self.h2.borrow_mut();
+        while !h2.line.is_empty() {
+            let Some(connection) = h2.take_free(Instant::now()) else { return };
+            if let Some(Ok(unwanted)) = h2.line.hand(Ok(connection)) {
+                unwanted.active.set(unwanted.active.get() - 1);
+            }
+        }
+    }
+}
+
+impl H2Lease {
+    /// A handle to send one request with.
+    pub fn sender(&self) -> SendRequest<Bytes> {
+        self.connection.send.borrow().clone()
+    }
+
+    /// The peer takes no further requests on this connection.
+    pub fn close(&self) {
+        self.connection.closed.set(true);
+    }
+}
+
+impl Drop for H2Lease {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        connection.active.set(connection.active.get() - 1);
+        if connection.active.get() == 0 {
+            let now = Instant::now();
+            connection.idle_since.set(now);
+            if !self.pool.keeps() || !connection.is_usable(now) {
+                connection.closed.set(true);
+            }
+        }
+        if !self.pool.h2.borrow().line.waiters.is_empty() {
+            self.pool.serve_line();
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Connections to endpoints, kept by the worker that opened them.
+//!
+//! A checkout takes an idle HTTP/1 connection or a free HTTP/2 stream without waiting. When there is none it waits in
+//! line while a connection is opened beside it, and takes whatever comes first: the new connection or one that
+//! another request gives back. Opening happens in a task of its own, so a client that leaves does not waste it.
+//!
+//! `maxConnections` counts over all workers. Whoever may not open one makes others give up idle connections of the
+//! cluster and waits, bounded.
+
+mod h1;
+mod h2;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use rustc_hash::FxHashMap;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::{
+    cluster::{Connected, Pending, State, Upstream},
+    endpoint::LiveEndpoint,
+};
+use crate::{
+    error::{Limit, ProxyError},
+    net::socket::{self, ConnectError},
+    rt::task,
+};
+
+pub use self::{h1::H1Lease, h2::H2Lease};
+
+/// How long a request waits for a connection when no more may be opened (Linkerd's fail-fast timeout).
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection taken from the pool.
+#[derive(Debug)]
+pub enum Lease {
+    /// An HTTP/1 connection, exclusively.
+    H1(H1Lease),
+    /// A stream of an HTTP/2 connection.
+    H2(H2Lease),
+}
+
+/// What connections are opened with; the same for all of a worker.
+#[derive(Debug, Clone)]
+pub struct Connector {
+    /// Largest header list accepted from upstream.
+    pub max_header_bytes: usize,
+    /// Most header fields accepted from upstream.
+    pub max_headers: usize,
+    /// Wakes every worker to give up idle connections of starving clusters.
+    pub pressure: Arc<[Notify]>,
+}
+
+/// All connections of one worker.
+#[derive(Debug)]
+pub struct Pools {
+    connector: Connector,
+    endpoints: RefCell<FxHashMap<u64, Rc<EndpointPool>>>,
+}
+
+/// The connections of one worker to one endpoint.
+#[derive(Debug)]
+pub(crate) struct EndpointPool {
+    connector: Connector,
+    live: Arc<LiveEndpoint>,
+    state: Arc<State>,
+    idle_timeout: Cell<Duration>,
+    h1: RefCell<h1::Pool>,
+    h2: RefCell<h2::Pool>,
+}
+
+/// Requests in line for a connection of kind `C`, and how many are being opened for them.
+#[derive(Debug)]
+struct Line<C> {
+    waiters: VecDeque<oneshot::Sender<Result<C, ProxyError>>>,
+    dialing: usize,
+}
+
+impl<C> Default for Line<C> {
+    fn default() -> Self {
+        Self { waiters: VecDeque::new(), dialing: 0 }
+    }
+}
+
+impl<C> Line<C> {
+    /// Hands `result` to the first who still waits; gives it back when nobody does.
+    fn hand(&mut self, mut result: Result<C, ProxyError>) -> Option<Result<C, ProxyError>> {
+        while let Some(waiter) = self.waiters.pop_front() {
+            match waiter.send(result) {
+                Ok(()) => return None,
+                Err(unwanted) => result = unwanted,
+            }
+        }
+        Some(result)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiters.iter().all(oneshot::Sender::is_closed)
+    }
+
+    fn len(&self) -> usize {
+        self.waiters.iter().filter(|waiter| !waiter.is_closed()).count()
+    }
+}
+
+impl Pools {
+    /// Empty pools.
+    pub fn new(connector: Connector) -> Self {
+        Self { connector, endpoints: RefCell::default() }
+    }
+
+    /// A connection to the endpoint, waiting for one if need be. The flag says whether it has carried a request
+    /// before.
+    pub async fn checkout(
+        &self,
+        upstream: &Arc<Upstream>,
+        live: &Arc<LiveEndpoint>,
+        http2: bool,
+        now: Instant,
+    ) -> Result<Lease, ProxyError> {
+        let pool = self.endpoint(upstream, live);
+        if http2 { h2::checkout(&pool, upstream, now).await } else { h1::checkout(&pool, upstream, now).await }
+    }
+
+    fn endpoint(&self, upstream: &Upstream, live: &Arc<LiveEndpoint>) -> Rc<EndpointPool> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(live.id()).or_insert_with(|| {
+            Rc::new(EndpointPool {
+                connector: self.connector.clone(),
+                live: Arc::clone(live),
+                state: Arc::clone(upstream.state()),
+                idle_timeout: Cell::new(Duration::ZERO),
+                h1: RefCell::default(),
+                h2: RefCell::default(),
+            })
+        });
+        pool.idle_timeout.set(upstream.cluster().pool.idle_timeout);
+        Rc::clone(pool)
+    }
+
+    /// Closes what has been idle for too long, what leads to endpoints that are gone, and one idle connection for
+    /// each cluster that starves.
+    pub fn sweep(&self, now: Instant) {
+        self.endpoints.borrow_mut().retain(|_, pool| {
+            let keep = |since: Instant| {
+                let limit = pool.idle_timeout.get();
+                limit.is_zero() || now.saturating_duration_since(since) < limit
+            };
+            let retired = pool.live.is_retired();
+            let mut h1 = pool.h1.borrow_mut();
+            let mut h2 = pool.h2.borrow_mut();
+            if retired {
+                h1.close_idle();
+                h2.close_idle();
+            }
+            h1.expire(keep);
+            h2.expire(keep);
+            if pool.state.is_starving() && !h1.give_up_one() {
+                h2.give_up_one();
+            }
+            !(h1.is_empty() && h2.is_empty() && Rc::strong_count(pool) == 1)
+        });
+    }
+
+    /// Whether no connection is kept.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.borrow().is_empty()
+    }
+}
+
+impl EndpointPool {
+    /// Waits until a connection may be opened; `None` when nobody waits for one any more.
+    async fn permission(&self, upstream: &Upstream, wanted: impl Fn() -> bool) -> Option<Connected> {
+        if let Some(connected) = upstream.open_connection() {
+            return Some(connected);
+        }
+        let _starving = upstream.starve();
+        loop {
+            // Registered before the next look, so that a place freed in between is not missed.
+            let freed = self.state.freed();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if !wanted() {
+                return None;
+            }
+            if let Some(connected) = upstream.open_connection() {
+                return Some(connected);
+            }
+            for worker in self.connector.pressure.iter() {
+                worker.notify_one();
+            }
+            let _ = tokio::time::timeout(QUEUE_TIMEOUT, freed).await;
+        }
+    }
+
+    /// Opens a socket to the endpoint.
+    async fn connect(&self, upstream: &Upstream) -> Result<tokio::net::TcpStream, ProxyError> {
+        let pool = &upstream.cluster().pool;
+        let endpoint = self.live.address();
+        let connected =
+            socket::connect(endpoint, pool.connect_timeout, pool.keepalive.as_ref(), self.state.source()).await;
+        connected.map_err(|error| {
+            self.state.gauges().connect_failures.fetch_add(1, Ordering::Relaxed);
+            match error {
+                ConnectError::Timeout => {
+                    ProxyError::ConnectTimeout { endpoint, after: pool.connect_timeout }
+                }
+                other => ProxyError::ConnectFailed { endpoint, reason: other.to_string().into() },
+            }
+        })
+    }
+
+    /// Whether a connection that is given back may be kept.
+    fn keeps(&self) -> bool {
+        !self.live.is_retired() && !self.state.is_starving()
+    }
+}
+
+/// Waits in line for what `receiver` brings. Opening a connection has its own limit; waiting for others to give one
+/// up is bounded here.
+async fn wait<C>(
+    upstream: &Upstream,
+    _place: Pending,
+    receiver: oneshot::Receiver<Result<C, ProxyError>>,
+) -> Result<C, ProxyError> {
+    let limit = QUEUE_TIMEOUT + upstream.cluster().pool.connect_timeout;
+    match tokio::time::timeout(limit, receiver).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) | Err(_) => Err(upstream.overflow(Limit::MaxConnections)),
+    }
+}
+
+/// Opens a connection in a task of its own.
+fn spawn_dial(dial: impl Future<Output = ()> + 'static) {
+    task::spawn_local_connection("upstream dial", dial);
+}

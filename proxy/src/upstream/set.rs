@@ -1,0 +1,87 @@
+//! The endpoints a cluster can send to right now, ready for picking.
+//!
+//! A set is immutable. The control task builds the next one from discovery and swaps it in; requests only read.
+//! Endpoints that stay keep their [`LiveEndpoint`]. Draining endpoints take part only when nothing else is left.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+
+use pillion_policy::{
+    cluster::Cluster,
+    endpoint::{Endpoint, EndpointSet, Health},
+};
+use tokio::time::Instant;
+
+use super::{endpoint::LiveEndpoint, lb::Balancer};
+
+/// An endpoint with its weight in a set.
+#[derive(Debug)]
+pub struct Member {
+    /// Its living state.
+    pub live: Arc<LiveEndpoint>,
+    /// What discovery says of it.
+    pub endpoint: Endpoint,
+}
+
+/// The endpoints of a cluster.
+#[derive(Debug)]
+pub struct LiveSet {
+    members: Box<[Member]>,
+    known: bool,
+    balancer: Balancer,
+}
+
+impl LiveSet {
+    /// The set of a cluster whose endpoints have not been learned yet.
+    pub fn unknown(cluster: &Cluster) -> Self {
+        Self { members: Box::default(), known: false, balancer: Balancer::new(&cluster.balancing, &[]) }
+    }
+
+    /// The next set: the members of the cluster's subset among `endpoints`, reusing what `previous` has.
+    pub fn next(cluster: &Cluster, endpoints: &EndpointSet, previous: &Self, now: Instant) -> Self {
+        let mut kept: HashMap<SocketAddr, &Arc<LiveEndpoint>> =
+            previous.members.iter().map(|member| (member.live.address(), &member.live)).collect();
+        let in_subset = || endpoints.endpoints.iter().filter(|endpoint| endpoint.carries(&cluster.labels));
+        let usable = if in_subset().any(|endpoint| endpoint.health == Health::Ready) {
+            Health::Ready
+        } else {
+            Health::Draining
+        };
+        let joined = (!previous.members.is_empty()).then_some(now);
+        let members: Box<[Member]> = in_subset()
+            .filter(|endpoint| endpoint.health == usable)
+            .map(|endpoint| Member {
+                live: match kept.remove(&endpoint.address) {
+                    Some(live) => Arc::clone(live),
+                    None => Arc::new(LiveEndpoint::new(endpoint.address, joined)),
+                },
+                endpoint: endpoint.clone(),
+            })
+            .collect();
+        for live in kept.into_values() {
+            live.retire();
+        }
+        Self { balancer: Balancer::new(&cluster.balancing, &members), members, known: true }
+    }
+
+    /// A set of exactly one address.
+    pub fn single(cluster: &Cluster, address: SocketAddr) -> Self {
+        let live = Arc::new(LiveEndpoint::new(address, None));
+        let members: Box<[Member]> = Box::new([Member { live, endpoint: Endpoint::at(address) }]);
+        Self { balancer: Balancer::new(&cluster.balancing, &members), members, known: true }
+    }
+
+    /// Whether discovery has answered; an unknown set is not an empty one.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// All members.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Picks an endpoint; `None` when there is none.
+    pub fn pick(&self, hash: Option<u64>, now: Instant, rng: &mut fastrand::Rng) -> Option<&Member> {
+        self.balancer.pick(&self.members, hash, now, rng)
+    }
+}

@@ -1,0 +1,212 @@
+//! What a request sees: the policy of the moment joined with the living clusters it names, published as one.
+//!
+//! The control task builds a [`View`] off the request path and swaps it in whole; a request loads it once and never
+//! sees half of a change. Destinations that did not change keep their `Arc`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::{ArcSwap, Guard};
+use pillion_policy::{
+    mesh::MeshConfig,
+    route::{Action, Route, Target},
+    service::ServicePolicy,
+    workload::WorkloadPolicy,
+};
+use rustc_hash::FxHashMap;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    telemetry::requests::RequestStats,
+    upstream::{Registry, Upstream},
+};
+
+/// Everything requests are decided by.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Counts the published views.
+    pub revision: u64,
+    /// Settings of the mesh, once known.
+    pub mesh: Option<Arc<MeshConfig>>,
+    /// Policy of the own workload, once known.
+    pub workload: Option<Arc<WorkloadPolicy>>,
+    /// What is known of the hosts that have been asked for: by host in lower case, then by port.
+    hosts: FxHashMap<Box<str>, Vec<(u16, Entry)>>,
+}
+
+/// What is known of a host and port.
+#[derive(Debug, Clone)]
+pub enum Entry {
+    /// It is described.
+    Known(Arc<Destination>),
+    /// Nobody has described it; the reason, for the client.
+    Absent(Arc<str>),
+}
+
+/// A destination as it lives.
+#[derive(Debug)]
+pub struct Destination {
+    policy: Arc<ServicePolicy>,
+    routes: Box<[LiveRoute]>,
+    /// Where answers are counted that no cluster was chosen for.
+    requests: Arc<RequestStats>,
+    usage: Arc<Usage>,
+}
+
+/// The clusters of a rule, in the order of its backends and mirrors; `None` where the policy names a missing one.
+#[derive(Debug)]
+pub struct LiveRoute {
+    /// One for each backend.
+    pub backends: Box<[Option<Arc<Upstream>>]>,
+    /// One for each mirror.
+    pub mirrors: Box<[Option<Arc<Upstream>>]>,
+}
+
+/// When a destination was last asked for, in seconds of the proxy's life. Kept over changes of its policy.
+#[derive(Debug, Default)]
+pub struct Usage(AtomicU64);
+
+/// The current view and the news of a next one.
+#[derive(Debug)]
+pub struct Views {
+    current: ArcSwap<View>,
+    news: watch::Sender<u64>,
+    start: Instant,
+}
+
+impl View {
+    /// A view of no hosts.
+    pub fn new(
+        revision: u64,
+        mesh: Option<Arc<MeshConfig>>,
+        workload: Option<Arc<WorkloadPolicy>>,
+    ) -> Self {
+        Self { revision, mesh, workload, hosts: FxHashMap::default() }
+    }
+
+    /// What is known of a host (in lower case) and port.
+    pub fn entry(&self, host: &str, port: u16) -> Option<&Entry> {
+        self.hosts.get(host)?.iter().find_map(|(known, entry)| (*known == port).then_some(entry))
+    }
+
+    /// Puts in what is known of a host and port.
+    pub fn insert(&mut self, host: &str, port: u16, entry: Entry) {
+        let ports = self.hosts.entry(host.into()).or_default();
+        match ports.iter_mut().find(|(known, _)| *known == port) {
+            Some((_, old)) => *old = entry,
+            None => ports.push((port, entry)),
+        }
+    }
+
+    /// All that is known, in no order.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, u16, &Entry)> {
+        self.hosts.iter().flat_map(|(host, ports)| ports.iter().map(move |(port, entry)| (&**host, *port, entry)))
+    }
+}
+
+impl Destination {
+    /// Joins a policy with the clusters it names.
+    pub fn new(
+        policy: Arc<ServicePolicy>,
+        registry: &Registry,
+        requests: Arc<RequestStats>,
+        usage: Arc<Usage>,
+    ) -> Self {
+        let routes = policy.routes().iter().map(|route| LiveRoute::new(route, registry)).collect();
+        Self { policy, routes, requests, usage }
+    }
+
+    /// Whether joining again would give the same.
+    pub fn is_current(&self, policy: &Arc<ServicePolicy>, registry: &Registry) -> bool {
+        let same = |old: &Option<Arc<Upstream>>| {
+            old.as_ref().is_none_or(|old| {
+                registry.get(&old.cluster().name).is_some_and(|new| Arc::ptr_eq(old, new))
+            })
+        };
+        Arc::ptr_eq(&self.policy, policy)
+            && self.routes.iter().all(|route| route.backends.iter().chain(&route.mirrors).all(same))
+    }
+
+    /// Its policy.
+    pub fn policy(&self) -> &Arc<ServicePolicy> {
+        &self.policy
+    }
+
+    /// The living clusters of its rules, in the order of the rules.
+    pub fn routes(&self) -> &[LiveRoute] {
+        &self.routes
+    }
+
+    /// Where answers are counted that no cluster was chosen for.
+    pub fn requests(&self) -> &Arc<RequestStats> {
+        &self.requests
+    }
+
+    /// When it was last asked for.
+    pub fn usage(&self) -> &Arc<Usage> {
+        &self.usage
+    }
+}
+
+impl LiveRoute {
+    fn new(route: &Route, registry: &Registry) -> Self {
+        let live = |target: &Target| match target {
+            Target::Cluster(name) => registry.get(name).cloned(),
+            Target::Missing(_) => None,
+        };
+        let backends = match &route.action {
+            Action::Forward(forward) => {
+                forward.backends.all().iter().map(|backend| live(&backend.target)).collect()
+            }
+            Action::Redirect(_) | Action::Respond(_) => Box::default(),
+        };
+        Self { backends, mirrors: route.mirrors.iter().map(|mirror| live(&mirror.target)).collect() }
+    }
+}
+
+impl Usage {
+    /// Notes that the destination was asked for; writes at most once a second.
+    pub fn touch(&self, second: u64) {
+        if self.0.load(Ordering::Relaxed) != second {
+            self.0.store(second, Ordering::Relaxed);
+        }
+    }
+
+    /// The second in which it was last asked for.
+    pub fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Views {
+    /// An empty view, published at `start`.
+    pub fn new(start: Instant) -> Self {
+        Self { current: ArcSwap::default(), news: watch::Sender::new(0), start }
+    }
+
+    /// The view of the moment. Not to be kept across an await.
+    pub fn load(&self) -> Guard<Arc<View>> {
+        self.current.load()
+    }
+
+    /// Swaps in the next view and wakes whoever waits for one.
+    pub fn publish(&self, view: View) {
+        let revision = view.revision;
+        self.current.store(Arc::new(view));
+        self.news.send_replace(revision);
+    }
+
+    /// Tells of every view published from now on.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Whole seconds since the proxy started.
+    pub fn second(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_secs()
+    }
+}

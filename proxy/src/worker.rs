@@ -1,0 +1,155 @@
+//! What one data thread holds: its connections, its dice, and handles to what all threads share.
+//!
+//! A connection, its requests and the upstream connections they use live on one worker, so nothing here needs a lock.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use pillion_policy::{
+    mesh::OutboundMode,
+    name::{Hostname, Label},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    rt::drain::Drain,
+    telemetry::{
+        access_log::{AccessLog, Direction},
+        metrics::Metrics,
+        requests::{Labels, Reporter, RequestStats},
+    },
+    upstream::pool::Pools,
+    view::Views,
+};
+
+/// Most requests that may wait at the same time for a host to be looked up.
+const MAX_HELD: u32 = 1024;
+
+/// The state of a data thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// The policy of the moment.
+    pub views: Arc<Views>,
+    /// Upstream connections.
+    pub pools: Pools,
+    /// Whether the process is on its way out.
+    pub drain: Drain,
+    /// What the proxy was started with.
+    pub settings: Arc<Settings>,
+    /// Where hosts are asked for that nobody has named before.
+    pub demands: Demands,
+    /// Where finished requests are logged.
+    pub access_log: AccessLog,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    unmatched: [Arc<RequestStats>; 2],
+    rng: RefCell<fastrand::Rng>,
+}
+
+/// What requests need to know of the command line.
+#[derive(Debug)]
+pub struct Settings {
+    /// Namespace in which the application's short host names are resolved.
+    pub namespace: Label,
+    /// How long a request waits for its host to be looked up.
+    pub hold_timeout: Duration,
+    /// What happens to hosts nobody has described; the mesh's setting when absent.
+    pub outbound_mode: Option<OutboundMode>,
+    /// Largest header list in bytes, both ways.
+    pub max_header_bytes: usize,
+    /// Most header fields, both ways.
+    pub max_headers: usize,
+}
+
+/// A host and port a request has named.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Demand {
+    /// The host.
+    pub host: Hostname,
+    /// The port.
+    pub port: u16,
+}
+
+/// The way from requests to the control task, bounded in how many may wait.
+#[derive(Debug, Clone)]
+pub struct Demands {
+    sender: mpsc::Sender<Demand>,
+    held: Arc<AtomicU32>,
+}
+
+/// A request that is being held.
+#[derive(Debug)]
+pub struct Held(Arc<AtomicU32>);
+
+impl Worker {
+    /// A worker with its own generator of random numbers.
+    pub fn new(
+        views: Arc<Views>,
+        pools: Pools,
+        settings: Arc<Settings>,
+        demands: Demands,
+        (drain, access_log, metrics): (Drain, AccessLog, Arc<Metrics>),
+        rng: fastrand::Rng,
+    ) -> Self {
+        let labels = |reporter| Labels { reporter, ..Labels::default() };
+        let unmatched =
+            [Reporter::Source, Reporter::Destination].map(|reporter| metrics.request_stats(&labels(reporter)));
+        let rng = RefCell::new(rng);
+        Self { views, pools, drain, settings, demands, access_log, metrics, unmatched, rng }
+    }
+
+    /// Where requests are counted that reach no destination.
+    pub fn unmatched(&self, direction: Direction) -> &Arc<RequestStats> {
+        let [outbound, inbound] = &self.unmatched;
+        match direction {
+            Direction::Outbound => outbound,
+            Direction::Inbound => inbound,
+        }
+    }
+
+    /// Throws this worker's dice.
+    pub fn with_rng<T>(&self, throw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        throw(&mut self.rng.borrow_mut())
+    }
+
+    /// What happens to traffic for hosts nobody has described.
+    pub fn outbound_mode(&self) -> OutboundMode {
+        let mesh = || self.views.load().mesh.as_ref().map(|mesh| mesh.outbound);
+        self.settings.outbound_mode.or_else(mesh).unwrap_or_default()
+    }
+}
+
+impl Demands {
+    /// The sending side, and where the control task receives.
+    pub fn new() -> (Self, mpsc::Receiver<Demand>) {
+        let (sender, receiver) = mpsc::channel(MAX_HELD as usize);
+        (Self { sender, held: Arc::default() }, receiver)
+    }
+
+    /// Asks for a host and counts the request as held; `None` when too many are.
+    pub fn ask(&self, demand: Demand) -> Option<Held> {
+        if self.held.fetch_add(1, Ordering::Relaxed) >= MAX_HELD {
+            self.held.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let held = Held(Arc::clone(&self.held));
+        self.sender.try_send(demand).ok().map(|()| held)
+    }
+
+    /// How many requests are held.
+    pub fn held(&self) -> u32 {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
