@@ -83,7 +83,8 @@ struct Sockets {
 pub fn run(config: Config) -> Result<()> {
     let log = log::init(&config.log)?;
     let sockets = Sockets::bind(&config)?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let metrics = Metrics::new();
         let (access_log, closer) = match &config.access_log {
@@ -107,7 +108,9 @@ pub fn run(config: Config) -> Result<()> {
             drain: shared.drain.clone(),
             log: Some(log),
         });
-        supervisor.spawn_critical("admin", async { admin::serve(sockets.admin, pages).await.map(|never| match never {}) });
+        supervisor.spawn_critical("admin", async {
+            admin::serve(sockets.admin, pages).await.map(|never| match never {})
+        });
         tracing::info!(
             outbound = ?config.outbound_addr.0, inbound = ?config.inbound_addr.0, admin = %config.admin_addr,
             workers = config.workers(), seed = shared.seed.get(), "proxy started"
@@ -196,7 +199,8 @@ impl Shared {
         for (index, (outbound, inbound)) in acceptors.enumerate() {
             let (shared, app) = (self.clone(), config.inbound_app);
             supervisor.spawn_critical_thread(format!("worker-{index}"), move || {
-                let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+                let runtime =
+                    runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
                 runtime.block_on(shared.work(index, outbound, inbound, app))
             })?;
         }
@@ -312,7 +316,10 @@ async fn until_stopped(drain: &Drain, mut failures: Failures, limit: Duration) -
 }
 
 impl Facts {
-    async fn ask(&self, query: impl FnOnce(oneshot::Sender<serde_json::Value>) -> Query) -> serde_json::Value {
+    async fn ask(
+        &self,
+        query: impl FnOnce(oneshot::Sender<serde_json::Value>) -> Query,
+    ) -> serde_json::Value {
         let (reply, answer) = oneshot::channel();
         // Without a control task there is nothing to tell; the process is about to end.
         if self.queries.send(query(reply)).await.is_err() {

@@ -29,7 +29,9 @@ pub enum ProxyError {
     #[error("no rule of {0} matches this request")]
     NoRoute(Arc<str>),
     /// The host could not be looked up in time.
-    #[error("{host} is not known yet and the control plane did not answer within {waited:?}: is it reachable?")]
+    #[error(
+        "{host} is not known yet and the control plane did not answer within {waited:?}: is it reachable?"
+    )]
     Undiscovered {
         /// What was asked for.
         host: Arc<str>,

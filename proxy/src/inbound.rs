@@ -6,7 +6,11 @@
 
 use std::{
     cell::RefCell,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr}, rc::Rc, sync::Arc, time::Duration};
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -82,12 +86,17 @@ impl Inbound {
         let patience = if original.is_some() { SILENCE } else { FIRST_BYTES };
         let detected = match declared {
             Declared::Tcp => None,
-            Declared::Auto | Declared::Http1 | Declared::Http2 => match detect::detect(&mut stream, patience).await {
-                Ok(detected) => Some(detected),
-                Err(error) => return tracing::debug!(%peer, %error, "connection ended before it said anything"),
-            },
+            Declared::Auto | Declared::Http1 | Declared::Http2 => {
+                match detect::detect(&mut stream, patience).await {
+                    Ok(detected) => Some(detected),
+                    Err(error) => {
+                        return tracing::debug!(%peer, %error, "connection ended before it said anything");
+                    }
+                }
+            }
         };
-        let (protocol, front) = detected.map_or((Protocol::Opaque, bytes::Bytes::new()), |it| (it.protocol, it.bytes));
+        let (protocol, front) =
+            detected.map_or((Protocol::Opaque, bytes::Bytes::new()), |it| (it.protocol, it.bytes));
         let io = Io::rewound(stream, front);
         let is_http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
         if !is_http && (original.is_some() || declared == Declared::Tcp) {
@@ -121,7 +130,8 @@ impl Inbound {
         if let Some(known) = apps.get(&app).filter(is_current) {
             return Arc::clone(&known.upstream);
         }
-        let described = policy.as_ref().and_then(|policy| policy.ports.iter().find(|known| known.port == port));
+        let described =
+            policy.as_ref().and_then(|policy| policy.ports.iter().find(|known| known.port == port));
         let cluster = Cluster::plain(name(port), described.map_or(Declared::Auto, |port| port.protocol));
         let upstream = match apps.get(&app) {
             Some(known) => Arc::new(known.upstream.with_policy(cluster)),
@@ -145,7 +155,11 @@ impl Inbound {
     }
 }
 
-async fn handle(downstream: Rc<Downstream>, app: Arc<Upstream>, mut request: Request<Incoming>) -> Response<Body> {
+async fn handle(
+    downstream: Rc<Downstream>,
+    app: Arc<Upstream>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
     match Exchange::begin(downstream, &mut request) {
         Ok(exchange) => exchange.direct(app, request).await,
         Err(refusal) => refusal,

@@ -215,7 +215,10 @@ fn single_name(address: SocketAddr) -> pillion_policy::name::ClusterName {
     pillion_policy::name::ClusterName { endpoints, subset: None }
 }
 
-#[expect(clippy::expect_used, reason = "the text of an address holds digits, hex letters, dots and colons only")]
+#[expect(
+    clippy::expect_used,
+    reason = "the text of an address holds digits, hex letters, dots and colons only"
+)]
 fn unreachable_host() -> Hostname {
     Hostname::new("address").expect("a plain word is a host name")
 }

@@ -3,11 +3,9 @@
 //! The control task builds a [`View`] off the request path and swaps it in whole; a request loads it once and never
 //! sees half of a change. Destinations that did not change keep their `Arc`.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -80,11 +78,7 @@ pub struct Views {
 
 impl View {
     /// A view of no hosts.
-    pub fn new(
-        revision: u64,
-        mesh: Option<Arc<MeshConfig>>,
-        workload: Option<Arc<WorkloadPolicy>>,
-    ) -> Self {
+    pub fn new(revision: u64, mesh: Option<Arc<MeshConfig>>, workload: Option<Arc<WorkloadPolicy>>) -> Self {
         Self { revision, mesh, workload, hosts: FxHashMap::default() }
     }
 
@@ -104,7 +98,9 @@ impl View {
 
     /// All that is known, in no order.
     pub fn entries(&self) -> impl Iterator<Item = (&str, u16, &Entry)> {
-        self.hosts.iter().flat_map(|(host, ports)| ports.iter().map(move |(port, entry)| (&**host, *port, entry)))
+        self.hosts
+            .iter()
+            .flat_map(|(host, ports)| ports.iter().map(move |(port, entry)| (&**host, *port, entry)))
     }
 }
 
@@ -123,9 +119,8 @@ impl Destination {
     /// Whether joining again would give the same.
     pub fn is_current(&self, policy: &Arc<ServicePolicy>, registry: &Registry) -> bool {
         let same = |old: &Option<Arc<Upstream>>| {
-            old.as_ref().is_none_or(|old| {
-                registry.get(&old.cluster().name).is_some_and(|new| Arc::ptr_eq(old, new))
-            })
+            old.as_ref()
+                .is_none_or(|old| registry.get(&old.cluster().name).is_some_and(|new| Arc::ptr_eq(old, new)))
         };
         Arc::ptr_eq(&self.policy, policy)
             && self.routes.iter().all(|route| route.backends.iter().chain(&route.mirrors).all(same))

@@ -98,8 +98,8 @@ impl Worker {
         rng: fastrand::Rng,
     ) -> Self {
         let labels = |reporter| Labels { reporter, ..Labels::default() };
-        let unmatched =
-            [Reporter::Source, Reporter::Destination].map(|reporter| metrics.request_stats(&labels(reporter)));
+        let unmatched = [Reporter::Source, Reporter::Destination]
+            .map(|reporter| metrics.request_stats(&labels(reporter)));
         let rng = RefCell::new(rng);
         Self { views, pools, drain, settings, demands, access_log, metrics, unmatched, rng }
     }

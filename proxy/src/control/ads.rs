@@ -171,7 +171,9 @@ impl Client {
     /// Keeps what is held for the next start, when it has changed.
     fn save(&mut self) {
         let revision = self.metrics.xds.revision.get();
-        let Some(path) = self.snapshot_file.as_ref().filter(|_| revision != self.saved_revision) else { return };
+        let Some(path) = self.snapshot_file.as_ref().filter(|_| revision != self.saved_revision) else {
+            return;
+        };
         self.saved_revision = revision;
         if let Err(error) = store::write(path, self.control.received()) {
             let error: StoreError = error;
@@ -187,7 +189,8 @@ impl Client {
                 let _ = reply.send(serde_json::to_value(resources).unwrap_or_default());
             }
             Query::Endpoints(reply) => {
-                let _ = reply.send(self.control.registry().iter().map(|upstream| upstream.describe()).collect());
+                let _ =
+                    reply.send(self.control.registry().iter().map(|upstream| upstream.describe()).collect());
             }
         }
     }

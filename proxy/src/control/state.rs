@@ -140,8 +140,11 @@ impl Control {
 
     /// Asks for a host that a request has named.
     pub fn demand(&mut self, demand: Demand, now: Instant) {
-        let name =
-            DestinationName { namespace: self.workload.namespace.clone(), host: demand.host, port: demand.port };
+        let name = DestinationName {
+            namespace: self.workload.namespace.clone(),
+            host: demand.host,
+            port: demand.port,
+        };
         if self.hosts.get(&name).is_some_and(|host| host.absent || host.live.is_some()) {
             // Answered while the request was on its way here: the view it waits for is there already.
             self.publish(now);
@@ -166,7 +169,8 @@ impl Control {
     fn bound_absent(&mut self) {
         while self.hosts.values().filter(|host| host.live.is_none()).count() > MAX_ABSENT {
             let unanswered = self.hosts.iter().filter(|(_, host)| host.live.is_none());
-            let Some(oldest) = unanswered.min_by_key(|(_, host)| host.asked).map(|(name, _)| name.clone()) else {
+            let Some(oldest) = unanswered.min_by_key(|(_, host)| host.asked).map(|(name, _)| name.clone())
+            else {
                 return;
             };
             self.forget(&oldest);
@@ -187,12 +191,14 @@ impl Control {
             Some(_) => Duration::from_secs(second.saturating_sub(host.usage.last())) > self.idle,
             None => now.saturating_duration_since(host.asked) > ABSENT,
         };
-        let over: Vec<_> = self.hosts.iter().filter(|(_, host)| is_over(host)).map(|(name, _)| name.clone()).collect();
+        let over: Vec<_> =
+            self.hosts.iter().filter(|(_, host)| is_over(host)).map(|(name, _)| name.clone()).collect();
         for name in &over {
             tracing::debug!(dst = %name, "destination dropped");
             self.forget(name);
         }
-        let is_due = |host: &Host| host.waiting.is_some_and(|since| now.saturating_duration_since(since) >= SETTLE);
+        let is_due =
+            |host: &Host| host.waiting.is_some_and(|since| now.saturating_duration_since(since) >= SETTLE);
         if !over.is_empty() || self.hosts.values().any(is_due) {
             self.publish(now);
         }
@@ -220,7 +226,8 @@ impl Control {
                 let live = match host.live.take() {
                     Some(live) if live.is_current(policy, &self.registry) => live,
                     Some(_) | None => {
-                        let stats = self.metrics.request_stats(&labels(&self.workload, policy.service(), None));
+                        let stats =
+                            self.metrics.request_stats(&labels(&self.workload, policy.service(), None));
                         let usage = Arc::clone(&host.usage);
                         Arc::new(Destination::new(Arc::clone(policy), &self.registry, stats, usage))
                     }
@@ -278,7 +285,8 @@ fn is_settled(session: &Session, policy: &ServicePolicy) -> bool {
 /// Under which labels traffic is measured.
 fn labels(workload: &WorkloadName, service: Option<&ServiceRef>, cluster: Option<&Cluster>) -> Labels {
     let label = |label: Option<&Label>| label.map(|label| label.as_str().into()).unwrap_or_default();
-    let host = cluster.map(|cluster| &cluster.name.endpoints.service).or(service.map(|service| &service.host));
+    let host =
+        cluster.map(|cluster| &cluster.name.endpoints.service).or(service.map(|service| &service.host));
     let of_cluster = service.filter(|service| host.is_none_or(|host| *host == service.host));
     Labels {
         reporter: Reporter::Source,

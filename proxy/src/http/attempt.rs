@@ -52,6 +52,7 @@ pub struct Hold {
 type Sending = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A try that brought no response.
+#[expect(clippy::large_enum_variant, reason = "lives for one match on a rare path; a box would cost every send")]
 enum Failed {
     /// The request is untouched: another connection may be tried.
     Unsent(Request<Body>),
@@ -134,12 +135,9 @@ async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: std::net::S
 }
 
 async fn http2(lease: H2Lease, request: Request<Body>, endpoint: std::net::SocketAddr) -> Tried {
-    let mut sender = match lease.sender().ready().await {
-        Ok(sender) => sender,
-        Err(_) => {
-            lease.close();
-            return Err(Failed::Unsent(request));
-        }
+    let Ok(mut sender) = lease.sender().ready().await else {
+        lease.close();
+        return Err(Failed::Unsent(request));
     };
     let (parts, body) = request.into_parts();
     let is_empty = body.is_end_stream();
@@ -259,7 +257,9 @@ fn is_close(error: &hyper::Error) -> bool {
 fn is_connection_loss(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     source.is_some_and(|io| {
-        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+        use std::io::ErrorKind::{
+            BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
+        };
         matches!(io.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
     })
 }

@@ -29,8 +29,8 @@ pub fn judge<B>(cors: &Cors, request: &Request<B>) -> Verdict {
     let Some(origin) = request.headers().get(ORIGIN) else { return Verdict::Unconcerned };
     let text = String::from_utf8_lossy(origin.as_bytes());
     let is_allowed = cors.allow_origins.iter().any(|allowed| allowed.matches(&text));
-    let is_preflight = request.method() == Method::OPTIONS
-        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let is_preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
     match (is_preflight, is_allowed) {
         (true, true) => Verdict::Answered(preflight(cors, origin)),
         (true, false) if !cors.forward_unmatched_preflights => {
@@ -106,13 +106,17 @@ mod tests {
 
     #[test]
     fn preflights_of_allowed_origins_are_answered() {
-        let Verdict::Answered(answer) = judge(&cors(true), &request(Method::OPTIONS, "https://shop.example")) else {
+        let Verdict::Answered(answer) = judge(&cors(true), &request(Method::OPTIONS, "https://shop.example"))
+        else {
             panic!("not answered")
         };
         let headers = answer.headers();
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "https://shop.example");
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_METHODS], "GET,POST");
-        assert_eq!((&headers[ACCESS_CONTROL_ALLOW_HEADERS], &headers[ACCESS_CONTROL_MAX_AGE]), (&"x-a".parse().unwrap(), &"600".parse().unwrap()));
+        assert_eq!(
+            (&headers[ACCESS_CONTROL_ALLOW_HEADERS], &headers[ACCESS_CONTROL_MAX_AGE]),
+            (&"x-a".parse().unwrap(), &"600".parse().unwrap())
+        );
     }
 
     #[test]
@@ -122,6 +126,9 @@ mod tests {
         let Verdict::Answered(answer) = stranger(false, Method::OPTIONS) else { panic!("not answered") };
         assert!(answer.headers().is_empty());
         assert!(matches!(stranger(false, Method::GET), Verdict::Unconcerned));
-        assert!(matches!(judge(&cors(false), &request(Method::GET, "https://shop.example")), Verdict::Allowed(_)));
+        assert!(matches!(
+            judge(&cors(false), &request(Method::GET, "https://shop.example")),
+            Verdict::Allowed(_)
+        ));
     }
 }

@@ -63,6 +63,7 @@ pub struct Exchange {
 }
 
 /// What is to be done with a request.
+#[expect(clippy::large_enum_variant, reason = "forwarding is the rule, and a box would cost it an allocation")]
 enum Decision {
     Answer(Response<Body>),
     Forward(Plan),
@@ -101,7 +102,11 @@ impl After {
 impl Exchange {
     /// Opens the account of a request, and brings the request into one form. A request that no proxy should pass on
     /// is answered here.
-    pub fn begin(downstream: Rc<Downstream>, request: &mut Request<Incoming>) -> Result<Self, Response<Body>> {
+    #[expect(clippy::result_large_err, reason = "the refusal is the response itself")]
+    pub fn begin(
+        downstream: Rc<Downstream>,
+        request: &mut Request<Incoming>,
+    ) -> Result<Self, Response<Body>> {
         let worker = &downstream.worker;
         let id = match request.headers().get(REQUEST_ID) {
             Some(id) => id.clone(),
@@ -136,7 +141,11 @@ impl Exchange {
     }
 
     /// Handles a request by the rules of a destination.
-    pub async fn route(mut self, destination: Arc<Destination>, request: Request<Incoming>) -> Response<Body> {
+    pub async fn route(
+        mut self,
+        destination: Arc<Destination>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         self.finish.stats = Some(Arc::clone(destination.requests()));
         match self.decide(&destination, request) {
             Ok(Decision::Answer(response)) => self.answer(response),
@@ -168,7 +177,11 @@ impl Exchange {
         self.answer(response)
     }
 
-    fn decide(&mut self, destination: &Arc<Destination>, request: Request<Incoming>) -> Result<Decision, ProxyError> {
+    fn decide(
+        &mut self,
+        destination: &Arc<Destination>,
+        request: Request<Incoming>,
+    ) -> Result<Decision, ProxyError> {
         let head = head::view(&request, self.asked.as_ref());
         let Some(found) = route::find(destination, &head) else {
             return Err(ProxyError::NoRoute(destination.policy().name().to_string().into()));
@@ -194,7 +207,9 @@ impl Exchange {
                 edited(respond::redirect(redirect.code, location)?)
             }
             Action::Respond(response) => edited(respond::direct(response)),
-            Action::Forward(forward) => self.plan(destination, &found, forward, request, origin).map(Decision::Forward),
+            Action::Forward(forward) => {
+                self.plan(destination, &found, forward, request, origin).map(Decision::Forward)
+            }
         }
     }
 
@@ -229,7 +244,8 @@ impl Exchange {
             backend.request_headers.apply(request.headers_mut());
         }
         let index = destination.policy().routes().iter().position(|route| std::ptr::eq(route, found.route));
-        let after = After { destination: index.map(|index| (Arc::clone(destination), index, chosen)), origin };
+        let after =
+            After { destination: index.map(|index| (Arc::clone(destination), index, chosen)), origin };
         let authority = self.authority(forward.authority.as_ref().map(|field| &field.value));
         let plan = self.prepare(&mut request, upstream, after, &authority)?;
         mirror::copy(&self.downstream, found, &mut request, &authority);

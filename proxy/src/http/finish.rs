@@ -20,10 +20,7 @@ use crate::{
     body::{Body, BodyError},
     error::Flag,
     rt::clock,
-    telemetry::{
-        AccessLog, Outcome, Record, RequestStats,
-        access_log::Direction,
-    },
+    telemetry::{AccessLog, Outcome, Record, RequestStats, access_log::Direction},
 };
 
 /// The account of an exchange.

@@ -29,9 +29,9 @@ pub fn affinity<B>(
     let LoadBalancer::RingHash { key, .. } = balancer else { return Affinity::default() };
     let hashed = |bytes: &[u8]| Affinity { hash: Some(lb::hash(bytes)), cookie: None };
     match key {
-        HashKey::Header(name) => {
-            matching::joined(request.headers(), name).map(|value| hashed(value.as_bytes())).unwrap_or_default()
-        }
+        HashKey::Header(name) => matching::joined(request.headers(), name)
+            .map(|value| hashed(value.as_bytes()))
+            .unwrap_or_default(),
         HashKey::Query(name) => matching::query_value(request.uri().query().unwrap_or_default(), name)
             .map(|value| hashed(value.as_bytes()))
             .unwrap_or_default(),
@@ -83,7 +83,11 @@ mod tests {
 
     #[test]
     fn a_cookie_that_is_set_leads_to_the_same_hash() {
-        let key = HashKey::Cookie { name: "stick".into(), path: Some("/".into()), ttl: Some(Duration::from_secs(5)) };
+        let key = HashKey::Cookie {
+            name: "stick".into(),
+            path: Some("/".into()),
+            ttl: Some(Duration::from_secs(5)),
+        };
         let first = of(key.clone(), &Request::new(()));
         let set = first.cookie.unwrap();
         let set = set.to_str().unwrap();

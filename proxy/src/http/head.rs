@@ -92,7 +92,9 @@ fn http2<B>(request: &mut Request<B>) -> Result<Option<Asked>, ProxyError> {
         return Err(ProxyError::BadRequest("the request has more than one Host header"));
     }
     let value = match (request.uri().authority(), host) {
-        (Some(authority), Some(host)) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+        (Some(authority), Some(host))
+            if !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
+        {
             return Err(ProxyError::BadRequest("the Host header differs from :authority"));
         }
         (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
@@ -100,7 +102,9 @@ fn http2<B>(request: &mut Request<B>) -> Result<Option<Asked>, ProxyError> {
     };
     let value = value.ok_or(ProxyError::BadRequest("the request has no :authority"))?;
     request.headers_mut().remove(HOST);
-    Asked::new(value).map(Some).ok_or(ProxyError::BadRequest(":authority is not a host with an optional port"))
+    Asked::new(value)
+        .map(Some)
+        .ok_or(ProxyError::BadRequest(":authority is not a host with an optional port"))
 }
 
 /// Exactly one Host; an absolute-form target overrides it (RFC 9112 §3.2.2).
@@ -128,7 +132,9 @@ fn http1<B>(request: &mut Request<B>) -> Result<Option<Asked>, ProxyError> {
         }
     };
     let Some(value) = value else { return Ok(None) };
-    Asked::new(value).map(Some).ok_or(ProxyError::BadRequest("the Host header is not a host with an optional port"))
+    Asked::new(value)
+        .map(Some)
+        .ok_or(ProxyError::BadRequest("the Host header is not a host with an optional port"))
 }
 
 /// The parts of a request rules look at.
@@ -152,13 +158,17 @@ pub fn set_path<B>(request: &mut Request<B>, path: &str) -> Result<(), ProxyErro
     };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.path_and_query = Some(target);
-    *request.uri_mut() =
-        Uri::from_parts(parts).map_err(|_| ProxyError::BadRequest("the rewritten path is not a valid path"))?;
+    *request.uri_mut() = Uri::from_parts(parts)
+        .map_err(|_| ProxyError::BadRequest("the rewritten path is not a valid path"))?;
     Ok(())
 }
 
 /// Gives the request the form its upstream version needs.
-pub fn set_version<B>(request: &mut Request<B>, http2: bool, authority: &HeaderValue) -> Result<(), ProxyError> {
+pub fn set_version<B>(
+    request: &mut Request<B>,
+    http2: bool,
+    authority: &HeaderValue,
+) -> Result<(), ProxyError> {
     if http2 {
         let bad = ProxyError::BadRequest("the host is not a valid authority");
         request.headers_mut().remove(HOST);
@@ -223,7 +233,8 @@ fn decode_unreserved(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
     let mut chars = path.char_indices();
     while let Some((at, char)) = chars.next() {
-        let code = path.get(at + 1..at + 3).filter(|_| char == '%').and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let code =
+            path.get(at + 1..at + 3).filter(|_| char == '%').and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match code {
             Some(code) if code.is_ascii_alphanumeric() || b"-._~".contains(&code) => {
                 out.push(char::from(code));
@@ -261,7 +272,10 @@ mod tests {
         assert_eq!(asked(&mut request(Version::HTTP_2, "http://shop:8/x", &[])), ("shop".into(), Some(8)));
         let mut absolute = request(v11, "http://shop:81/a?b", &["other"]);
         assert_eq!(asked(&mut absolute), ("shop".into(), Some(81)));
-        assert_eq!((absolute.uri().to_string().as_str(), &absolute.headers()[HOST]), ("/a?b", &"shop:81".parse().unwrap()));
+        assert_eq!(
+            (absolute.uri().to_string().as_str(), &absolute.headers()[HOST]),
+            ("/a?b", &"shop:81".parse().unwrap())
+        );
     }
 
     #[test]

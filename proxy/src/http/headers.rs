@@ -83,7 +83,10 @@ mod tests {
     use super::*;
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
     }
 
     #[test]
@@ -119,7 +122,9 @@ mod tests {
 
     #[test]
     fn grpc_is_recognized() {
-        for (value, is) in [("application/grpc", true), ("application/grpc+proto", true), ("application/grpcx", false)] {
+        for (value, is) in
+            [("application/grpc", true), ("application/grpc+proto", true), ("application/grpcx", false)]
+        {
             assert_eq!(is_grpc(&map(&[("content-type", value)])), is, "{value}");
         }
     }

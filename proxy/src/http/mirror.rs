@@ -16,9 +16,7 @@ use http::{HeaderValue, Request};
 use http_body::{Frame, SizeHint};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{
-    attempt, exchange::Downstream, hash, head, headers, route::Found,
-};
+use super::{attempt, exchange::Downstream, hash, head, headers, route::Found};
 use crate::{
     body::{Body, BodyError},
     rt::task,
@@ -45,7 +43,12 @@ struct Copied {
 }
 
 /// Sends the copies a rule asks for.
-pub fn copy(downstream: &Rc<Downstream>, found: &Found<'_>, request: &mut Request<Body>, authority: &HeaderValue) {
+pub fn copy(
+    downstream: &Rc<Downstream>,
+    found: &Found<'_>,
+    request: &mut Request<Body>,
+    authority: &HeaderValue,
+) {
     let worker = &downstream.worker;
     let mut copies = Vec::new();
     for (mirror, upstream) in found.route.mirrors.iter().zip(&found.live.mirrors) {
@@ -63,7 +66,8 @@ pub fn copy(downstream: &Rc<Downstream>, found: &Found<'_>, request: &mut Reques
             let size = http_body::Body::size_hint(request.body());
             *copied.body_mut() = Body::boxed(Copied { frames, size });
         }
-        let send = send(Rc::clone(worker), Arc::clone(upstream), copied, authority.clone(), downstream.peer.ip());
+        let send =
+            send(Rc::clone(worker), Arc::clone(upstream), copied, authority.clone(), downstream.peer.ip());
         task::spawn_local_connection("mirror", send);
     }
     if !copies.is_empty() {
@@ -119,7 +123,9 @@ impl http_body::Body for Tee {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
-            Poll::Ready(Some(Ok(frame))) => self.copies.retain(|copy| copy.try_send(duplicate(frame)).is_ok()),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.copies.retain(|copy| copy.try_send(duplicate(frame)).is_ok())
+            }
             // The end, or a break: copies that see their sender vanish early break off as well.
             Poll::Ready(None | Some(Err(_))) => self.copies.clear(),
             Poll::Pending => {}

@@ -20,7 +20,9 @@ pub fn path(rewrite: &PathRewrite, path: &str, matched: Option<&RouteMatch>) -> 
                 }
                 // A rule without a condition on the path matches the prefix `/` of every path.
                 None => format!("{replacement}{}", path.strip_prefix('/').unwrap_or(path)),
-                Some(StringMatch::Exact(_) | StringMatch::Regex(_) | StringMatch::Present) => replacement.clone(),
+                Some(StringMatch::Exact(_) | StringMatch::Regex(_) | StringMatch::Present) => {
+                    replacement.clone()
+                }
             }
         }
     }

@@ -180,7 +180,8 @@ fn schedule(members: &[Member]) -> Box<[u32]> {
             for (sum, weight) in current.iter_mut().zip(&weights) {
                 *sum += weight;
             }
-            let (index, best) = current.iter_mut().enumerate().max_by_key(|(index, sum)| (**sum, -signed(*index)))?;
+            let (index, best) =
+                current.iter_mut().enumerate().max_by_key(|(index, sum)| (**sum, -signed(*index)))?;
             *best -= turns;
             u32::try_from(index).ok()
         })

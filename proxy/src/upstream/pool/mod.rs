@@ -127,7 +127,11 @@ impl Pools {
         now: Instant,
     ) -> Result<Lease, ProxyError> {
         let pool = self.endpoint(upstream, live);
-        if http2 { h2::checkout(&pool, upstream, now).await } else { h1::checkout(&pool, upstream, now).await }
+        if http2 {
+            h2::checkout(&pool, upstream, now).await
+        } else {
+            h1::checkout(&pool, upstream, now).await
+        }
     }
 
     fn endpoint(&self, upstream: &Upstream, live: &Arc<LiveEndpoint>) -> Rc<EndpointPool> {
@@ -206,13 +210,12 @@ impl EndpointPool {
         let pool = &upstream.cluster().pool;
         let endpoint = self.live.address();
         let connected =
-            socket::connect(endpoint, pool.connect_timeout, pool.keepalive.as_ref(), self.state.source()).await;
+            socket::connect(endpoint, pool.connect_timeout, pool.keepalive.as_ref(), self.state.source())
+                .await;
         connected.map_err(|error| {
             self.state.gauges().connect_failures.fetch_add(1, Ordering::Relaxed);
             match error {
-                ConnectError::Timeout => {
-                    ProxyError::ConnectTimeout { endpoint, after: pool.connect_timeout }
-                }
+                ConnectError::Timeout => ProxyError::ConnectTimeout { endpoint, after: pool.connect_timeout },
                 other => ProxyError::ConnectFailed { endpoint, reason: other.to_string().into() },
             }
         })
