@@ -40,14 +40,14 @@ pub async fn run(config: Config) -> Result<()> {
     let (hub, queue) = Hub::new();
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
+    let owner = tasks.spawn(async move {
         serve::run(state, updates, queue).await;
         Err(anyhow!("the source ended"))
     });
     let served = serve::serve(xds, hub.clone(), until(stopped));
     tasks.spawn(async move { served.await.context("serving proxies failed") });
     let pages = Admin { hub, metrics };
-    tasks.spawn(async move {
+    let admin = tasks.spawn(async move {
         pages.serve(admin).await;
         Err(anyhow!("the admin port ended"))
     });
@@ -67,8 +67,10 @@ pub async fn run(config: Config) -> Result<()> {
     }
     tracing::info!("stopping");
     stop.send_replace(true);
-    // Streams end when their proxies have taken the hint, or with the process.
-    drop(timeout(STOP_TIMEOUT, tasks.join_next()).await);
+    // Without the state every stream ends, and with the streams the service.
+    owner.abort();
+    admin.abort();
+    drop(timeout(STOP_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await);
     Ok(())
 }
 

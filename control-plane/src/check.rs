@@ -48,7 +48,7 @@ pub fn check_files(paths: &[PathBuf], cluster_domain: &Hostname) -> io::Result<C
                 .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
         }
     }
-    let update = files.update();
+    let update = files.update().unwrap_or_default();
     let mut index = Index::new(naming);
     for event in update.events {
         index.apply(event);

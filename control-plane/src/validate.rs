@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    api::PortRef,
     compile::{Missing, resolve},
     index::Index,
     naming::HostPattern,
@@ -54,6 +55,16 @@ impl<'a> Checker<'a> {
     fn service(&mut self, stored: &Stored, service: &Service) {
         let host = self.index.naming().service(stored.key.namespace.as_str(), stored.key.name.as_str());
         let Some(found) = host.ok().and_then(|host| self.index.service(&host, "")) else { return };
+        for (position, port) in service.ports.iter().enumerate() {
+            let mut pods = self.index.pods_of(&found).peekable();
+            if let PortRef::Name(name) = &port.target
+                && pods.peek().is_some()
+                && pods.all(|(_, pod)| !pod.ports.contains_key(name))
+            {
+                let reason = format!("no Pod the service selects has a container port called {name:?}");
+                self.say(Severity::Warning, stored, &format!("spec.ports[{position}].targetPort"), reason);
+            }
+        }
         if !service.external && self.index.slices(&found).next().is_none() {
             let reason = match (service.selector.is_empty(), self.index.pods_of(&found).next()) {
                 (_, Some(_)) => return,
@@ -157,3 +168,6 @@ impl<'a> Checker<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

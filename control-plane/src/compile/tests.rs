@@ -31,7 +31,7 @@ fn mesh() -> Arc<MeshConfig> {
 fn events(text: &str) -> Vec<Event> {
     let mut files = Files::new(naming());
     files.put("x.yaml", text);
-    let update = files.update();
+    let update = files.update().unwrap_or_default();
     let errors = update.problems.iter().filter(|problem| problem.severity == crate::Severity::Error);
     assert_eq!(errors.map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
     update.events
@@ -312,7 +312,7 @@ fn corpus() -> Vec<Arc<Stored>> {
         Event::Apply(stored) => Some(stored),
         Event::Delete(_) => None,
     };
-    files.update().events.into_iter().filter_map(stored).collect()
+    files.update().unwrap_or_default().events.into_iter().filter_map(stored).collect()
 }
 
 proptest! {

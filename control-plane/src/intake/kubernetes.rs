@@ -62,6 +62,11 @@ fn service_ports(ports: &[api::ServicePort], report: &mut Report) -> Vec<Service
                 report.error("another port of the service has the same number or name");
                 return;
             }
+            if matches!(&port.target_port, Some(PortRef::Name(name)) if name.parse::<u16>().is_ok()) {
+                report.field("targetPort", |report| {
+                    report.error("in quotes it is a name: write the number without")
+                });
+            }
             let target = port.target_port.clone().unwrap_or(PortRef::Number(port.port));
             let protocol = protocol(port);
             read.push(ServicePort { name, port: port.port, target, protocol });
@@ -137,6 +142,9 @@ pub(super) fn pod(pod: api::Pod, meta: &ObjectMeta, report: &mut Report) -> Opti
     let ip = report.field("status", |report| {
         report.field("podIP", |report| pod.status.pod_ip.as_deref().and_then(|ip| report.accept(address(ip))))
     });
+    if pod.status.pod_ip.is_none() && pod.status.phase.as_deref() != Some("Pending") {
+        report.warn("without status.podIP it gives no endpoint");
+    }
     let phase = pod.status.phase.as_deref().unwrap_or("Running");
     let condition = pod.status.conditions.iter().find(|condition| condition.kind == "Ready");
     let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);

@@ -35,6 +35,8 @@ use crate::{
 
 /// Problems logged after one change.
 const MAX_LOGGED: usize = 20;
+/// Most names one proxy may subscribe to; an app that calls a tenth of it is not known.
+const MAX_NAMES: usize = 100_000;
 /// Refusals remembered of one proxy.
 const MAX_REFUSALS: usize = 16;
 
@@ -178,6 +180,11 @@ impl State {
                 });
             }
             Ok(None) => {}
+        }
+        if proxy.session.names().count() > MAX_NAMES {
+            let reason = format!("a proxy may subscribe to {MAX_NAMES} names");
+            drop(proxy.responses.try_send(Err(Status::resource_exhausted(reason))));
+            return self.close(id);
         }
         if let Some(kind) = kind {
             self.demand(id, kind, subscribed, unsubscribed);

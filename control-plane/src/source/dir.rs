@@ -24,7 +24,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{Update, files::Files};
-use crate::{naming::Naming, problem::Problem};
+use crate::naming::Naming;
 
 /// Silence after which a change counts as complete.
 const QUIET: Duration = Duration::from_millis(20);
@@ -45,8 +45,6 @@ pub(crate) struct Directory {
     seen: BTreeMap<PathBuf, Identity>,
     /// Files that were empty at the last walk and had content before: most likely about to be written.
     emptied: BTreeSet<PathBuf>,
-    /// The problems last sent.
-    problems: Vec<Problem>,
 }
 
 /// What tells one content of a file from another without reading it.
@@ -75,7 +73,6 @@ impl Directory {
             files: Files::new(naming),
             seen: BTreeMap::new(),
             emptied: BTreeSet::new(),
-            problems: Vec::new(),
         })
     }
 
@@ -84,18 +81,20 @@ impl Directory {
         let (bell, rings) = sync_channel(1);
         let notices = Notices { paths: Arc::default(), bell };
         // The watch must stand before the first walk, or a change between the two would wait for the next poll.
-        let watcher = self.start_watcher(notices.clone());
-        let poll = if watcher.is_some() { POLL.0 } else { POLL.1 };
-        let mut first = true;
+        let mut watched = self.inode();
+        let mut watcher = self.start_watcher(notices.clone());
         loop {
-            let update = self.scan(&notices.take());
-            let news = first || !update.events.is_empty() || update.problems != self.problems;
-            self.problems.clone_from(&update.problems);
-            if news && updates.blocking_send(update).is_err() {
+            if let Some(update) = self.scan(&notices.take())
+                && updates.blocking_send(update).is_err()
+            {
                 return;
             }
-            first = false;
-            wait(&rings, poll);
+            wait(&rings, if watcher.is_some() { POLL.0 } else { POLL.1 });
+            // A directory that was replaced by another takes the watch with it.
+            if self.inode() != watched {
+                watched = self.inode();
+                watcher = self.start_watcher(notices.clone());
+            }
             if updates.is_closed() {
                 return;
             }
@@ -122,8 +121,12 @@ impl Directory {
             .ok()
     }
 
+    fn inode(&self) -> Option<u64> {
+        fs::metadata(&self.root).ok().map(|meta| meta.ino())
+    }
+
     /// Walks the directory and takes in what is new.
-    pub(crate) fn scan(&mut self, noticed: &BTreeSet<PathBuf>) -> Update {
+    pub(crate) fn scan(&mut self, noticed: &BTreeSet<PathBuf>) -> Option<Update> {
         let mut found = BTreeMap::new();
         let complete = walk(&self.root, 0, &mut found)
             .inspect_err(

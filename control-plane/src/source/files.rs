@@ -24,6 +24,8 @@ pub(crate) struct Files {
     naming: Naming,
     files: BTreeMap<Arc<str>, File>,
     in_force: BTreeMap<Key, Arc<Stored>>,
+    /// Whether a file is new, different or gone since the last update.
+    changed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -35,11 +37,12 @@ struct File {
 
 impl Files {
     pub(crate) fn new(naming: Naming) -> Self {
-        Self { naming, files: BTreeMap::new(), in_force: BTreeMap::new() }
+        Self { naming, files: BTreeMap::new(), in_force: BTreeMap::new(), changed: true }
     }
 
     /// Takes the present text of a file.
     pub(crate) fn put(&mut self, name: &str, text: &str) {
+        self.changed = true;
         let file = self.files.entry(name.into()).or_default();
         match read_file(name, text, &self.naming) {
             Ok(documents) => *file = File { documents, broken: None },
@@ -49,6 +52,7 @@ impl Files {
 
     /// Notes that a file cannot be read; its content stays in force.
     pub(crate) fn unreadable(&mut self, name: &str, reason: &str) {
+        self.changed = true;
         let file = self.files.entry(name.into()).or_default();
         file.broken = Some(Problem {
             severity: Severity::Error,
@@ -62,11 +66,14 @@ impl Files {
 
     /// Forgets a file.
     pub(crate) fn remove(&mut self, name: &str) {
-        self.files.remove(name);
+        self.changed |= self.files.remove(name).is_some();
     }
 
-    /// What the files amount to now, compared with the last time this was asked.
-    pub(crate) fn update(&mut self) -> Update {
+    /// What the files amount to now, compared with the last time this was asked; nothing when no file has changed.
+    pub(crate) fn update(&mut self) -> Option<Update> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
         let mut problems = Vec::new();
         let mut next: BTreeMap<Key, Arc<Stored>> = BTreeMap::new();
         let mut nameless: BTreeSet<Arc<str>> = BTreeSet::new();
@@ -93,7 +100,7 @@ impl Files {
                 next.entry(key.clone()).or_insert_with(|| stored.clone());
             }
         }
-        Update { events: self.replace(next), problems }
+        Some(Update { events: self.replace(next), problems })
     }
 
     fn replace(&mut self, next: BTreeMap<Key, Arc<Stored>>) -> Vec<Event> {

@@ -37,7 +37,7 @@ impl Mesh {
 
     fn save(&mut self, name: &str, text: &str) {
         self.files.put(name, text);
-        self.state.update(self.files.update());
+        self.state.update(self.files.update().unwrap_or_default());
         self.settle();
     }
 

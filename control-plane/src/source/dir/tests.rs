@@ -119,7 +119,7 @@ fn a_save_of_the_same_size_in_the_same_instant_is_read_when_noticed() {
     let naming = Naming::new(&Hostname::new("cluster.local").unwrap());
     let mut directory = Directory::open(&scratch.0, naming).unwrap();
     let path = scratch.0.join("a.yaml");
-    assert_eq!(ports(&directory.scan(&BTreeSet::new())), [Some(80)]);
+    assert_eq!(ports(&directory.scan(&BTreeSet::new()).unwrap()), [Some(80)]);
     let identity = directory.seen[&path].clone();
     scratch.write("a.yaml", &service(81));
     // As a clock that stands still would have it.
@@ -127,7 +127,7 @@ fn a_save_of_the_same_size_in_the_same_instant_is_read_when_noticed() {
     walk(&scratch.0, 0, &mut found).unwrap();
     directory.seen.insert(path.clone(), found[&path].clone());
     assert_ne!(identity.inode, 0);
-    assert_eq!(ports(&directory.scan(&BTreeSet::from([path]))), [Some(81)]);
+    assert_eq!(ports(&directory.scan(&BTreeSet::from([path])).unwrap()), [Some(81)]);
 }
 
 #[test]
@@ -144,4 +144,22 @@ fn what_editors_leave_is_passed_over() {
 fn a_missing_directory_is_an_error() {
     let naming = Naming::new(&Hostname::new("cluster.local").unwrap());
     assert!(Directory::open(Path::new("/nonexistent/pillion"), naming).is_err());
+}
+
+#[test]
+fn a_replaced_directory_is_watched_again() {
+    let scratch = Scratch::new("replaced");
+    scratch.write("a.yaml", &service(80));
+    let mut watching = Watching::start(&scratch);
+    assert_eq!(ports(&watching.next()), [Some(80)]);
+    fs::remove_dir_all(&scratch.0).unwrap();
+    fs::create_dir(&scratch.0).unwrap();
+    scratch.write("a.yaml", &service(81));
+    // The files may be seen gone in between.
+    let mut last = Vec::new();
+    while last != [Some(81)] {
+        last = ports(&watching.next());
+    }
+    scratch.write("a.yaml", &service(82));
+    assert_eq!(ports(&watching.next()), [Some(82)]);
 }

@@ -12,7 +12,7 @@ fn service(name: &str, port: &str) -> String {
 
 /// The events as text: `+name` for an object that is new or different, `-name` for one that is gone.
 fn step(files: &mut Files) -> (Vec<String>, Vec<String>) {
-    let update = files.update();
+    let update = files.update().unwrap_or_default();
     let events = update.events.iter().map(|event| match event {
         Event::Apply(stored) => format!("+{}", stored.key.name),
         Event::Delete(key) => format!("-{}", key.name),
