@@ -16,7 +16,7 @@ const CRATES: &[(&str, usize)] = &[
     ("proxy/policy/", 3_200),
     ("proxy/xds/", 1_800),
     ("proxy/", 15_000),
-    ("control-plane/", 5_500),
+    ("control-plane/", 7_000),
     ("xtask/", 2_000),
     ("tests/", 5_000),
 ];
