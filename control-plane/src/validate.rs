@@ -117,7 +117,7 @@ impl<'a> Checker<'a> {
             Missing::Subset(..) => "subset",
         };
         // A rule that leads to its own host may be for one that is described elsewhere; another host is a mistake.
-        let own = rules.hosts.iter().any(|host| host.closeness(destination.host.as_str()).is_some());
+        let own = rules.hosts.iter().any(|host| *host == HostPattern::Exact(destination.host.clone()));
         let unknowable = matches!(missing, Missing::Host(_)) && (own || !self.has_services);
         let severity = if unknowable { Severity::Warning } else { Severity::Error };
         let path = destination.path.then(field);

@@ -31,6 +31,7 @@ schema! {
         fault: Unenforced<HttpFault>,
         mirror: Option<Destination>,
         mirrors: Vec<HttpMirror>,
+        #[serde(alias = "mirror_percent")]
         mirror_percent: Option<u32>,
         mirror_percentage: Option<Percent>,
         cors_policy: Option<CorsPolicy>,

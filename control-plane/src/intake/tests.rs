@@ -339,6 +339,16 @@ fn nothing_is_accepted_in_silence() {
 }
 
 #[test]
+fn deprecated_names_of_a_share_are_read() {
+    for name in ["mirrorPercent", "mirror_percent"] {
+        let said = remarks(&virtual_service(&format!(
+            "- route: [{{destination: {{host: a}}}}]\n  mirror: {{host: b}}\n  {name}: 50"
+        )));
+        assert_eq!(said, ["info spec.http[0].mirrorPercent: deprecated, use mirrorPercentage"], "{name}");
+    }
+}
+
+#[test]
 fn rules_behind_a_catch_all_are_named() {
     let to = "route: [{destination: {host: a}}]";
     let said = remarks(&virtual_service(&format!("- {to}\n- match: [{{uri: {{prefix: /x}}}}]\n  {to}")));

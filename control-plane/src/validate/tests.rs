@@ -43,6 +43,7 @@ fn what_fits_together_is_passed_over() {
 #[test]
 fn destinations_that_lead_nowhere_are_errors() {
     for (destination, remark) in [
+        ("{host: b.default}", "error spec.http[0].route[0].destination.host: there is no Service b.default"),
         ("{host: b}", "error spec.http[0].route[0].destination.host: there is no Service b.default"),
         ("{host: a, port: {number: 81}}", "error spec.http[0].route[0].destination.port: Service a.default"),
         (
@@ -50,7 +51,7 @@ fn destinations_that_lead_nowhere_are_errors() {
             "error spec.http[0].route[0].destination.subset: no DestinationRule defines subset v9",
         ),
     ] {
-        let found = remarks(&[SERVICE, POD, &route("r", "a", destination)]);
+        let found = remarks(&[SERVICE, POD, &route("r", "'*'", destination)]);
         assert!(found.len() == 1 && found[0].starts_with(remark), "{destination}: {found:?}");
     }
 }
