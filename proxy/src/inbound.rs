@@ -24,10 +24,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     body::Body,
-    http::{
-        exchange::{Downstream, Exchange},
-        serve,
-    },
+    http::{downstream::Downstream, exchange::Exchange, serve},
     net::{
         detect::{self, Protocol},
         rewind::Io,
@@ -103,18 +100,14 @@ impl Inbound {
             let stats = self.worker.metrics.tcp_stats(&labels(&self.worker, None));
             return tcp::forward(io, app, source, &self.worker.drain, &stats).await;
         }
-        let downstream = Rc::new(Downstream {
-            worker: Rc::clone(&self.worker),
-            direction: Direction::Inbound,
-            peer,
-            local,
-            original,
-        });
-        let worker = Rc::clone(&self.worker);
-        let handle = move |request| handle(Rc::clone(&downstream), Arc::clone(&upstream), request);
+        let http2 = protocol == Protocol::Http2;
+        let downstream =
+            Rc::new(Downstream::new(&self.worker, Direction::Inbound, (peer, local, original), http2));
+        let shared = Rc::clone(&downstream);
+        let handle = move |request| handle(Rc::clone(&shared), Arc::clone(&upstream), request);
         match protocol {
-            Protocol::Http2 => serve::http2(io, &worker, handle).await,
-            Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &worker, handle).await,
+            Protocol::Http2 => serve::http2(io, &downstream, handle).await,
+            Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &downstream, handle).await,
         }
     }
 

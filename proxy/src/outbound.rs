@@ -21,10 +21,7 @@ use tokio::{net::TcpStream, time::Instant};
 use crate::{
     body::Body,
     error::ProxyError,
-    http::{
-        exchange::{Downstream, Exchange},
-        serve,
-    },
+    http::{downstream::Downstream, exchange::Exchange, serve},
     net::{
         detect::{self, Protocol},
         rewind::Io,
@@ -73,18 +70,14 @@ pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketA
         return opaque(&worker, stream, detected.bytes, original).await;
     }
     let io = Io::rewound(stream, detected.bytes);
-    let downstream = Rc::new(Downstream {
-        worker: Rc::clone(&worker),
-        direction: Direction::Outbound,
-        peer,
-        local,
-        original,
-    });
-    let outbound = Rc::new(Outbound { downstream, passthrough: std::cell::OnceCell::new() });
+    let http2 = detected.protocol == Protocol::Http2;
+    let downstream = Rc::new(Downstream::new(&worker, Direction::Outbound, (peer, local, original), http2));
+    let outbound =
+        Rc::new(Outbound { downstream: Rc::clone(&downstream), passthrough: std::cell::OnceCell::new() });
     let handle = move |request| handle(Rc::clone(&outbound), request);
     match detected.protocol {
-        Protocol::Http2 => serve::http2(io, &worker, handle).await,
-        Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &worker, handle).await,
+        Protocol::Http2 => serve::http2(io, &downstream, handle).await,
+        Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &downstream, handle).await,
     }
 }
 

@@ -3,19 +3,24 @@
 //! The control task builds a [`View`] off the request path and swaps it in whole; a request loads it once and never
 //! sees half of a change. Destinations that did not change keep their `Arc`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    hash::{Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::{ArcSwap, Guard};
+use hashbrown::Equivalent;
 use pillion_policy::{
     mesh::MeshConfig,
+    name::Hostname,
     route::{Action, Route, Target},
     service::ServicePolicy,
     workload::WorkloadPolicy,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::FxBuildHasher;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -32,8 +37,34 @@ pub struct View {
     pub mesh: Option<Arc<MeshConfig>>,
     /// Policy of the own workload, once known.
     pub workload: Option<Arc<WorkloadPolicy>>,
-    /// What is known of the hosts that have been asked for: by host in lower case, then by port.
-    hosts: FxHashMap<Box<str>, Vec<(u16, Entry)>>,
+    /// What is known of the hosts that have been asked for.
+    hosts: hashbrown::HashMap<Key, Entry, FxBuildHasher>,
+}
+
+/// A host and port that have been asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Key(Hostname, u16);
+
+/// The same, borrowed from a request.
+struct Asked<'a>(&'a str, u16);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Asked(self.0.as_str(), self.1).hash(state);
+    }
+}
+
+impl Hash for Asked<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+        self.1.hash(state);
+    }
+}
+
+impl Equivalent<Key> for Asked<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        self.0 == key.0.as_str() && self.1 == key.1
+    }
 }
 
 /// What is known of a host and port.
@@ -79,28 +110,17 @@ pub struct Views {
 impl View {
     /// A view of no hosts.
     pub fn new(revision: u64, mesh: Option<Arc<MeshConfig>>, workload: Option<Arc<WorkloadPolicy>>) -> Self {
-        Self { revision, mesh, workload, hosts: FxHashMap::default() }
+        Self { revision, mesh, workload, hosts: hashbrown::HashMap::default() }
     }
 
     /// What is known of a host (in lower case) and port.
     pub fn entry(&self, host: &str, port: u16) -> Option<&Entry> {
-        self.hosts.get(host)?.iter().find_map(|(known, entry)| (*known == port).then_some(entry))
+        self.hosts.get(&Asked(host, port))
     }
 
     /// Puts in what is known of a host and port.
-    pub fn insert(&mut self, host: &str, port: u16, entry: Entry) {
-        let ports = self.hosts.entry(host.into()).or_default();
-        match ports.iter_mut().find(|(known, _)| *known == port) {
-            Some((_, old)) => *old = entry,
-            None => ports.push((port, entry)),
-        }
-    }
-
-    /// All that is known, in no order.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, u16, &Entry)> {
-        self.hosts
-            .iter()
-            .flat_map(|(host, ports)| ports.iter().map(move |(port, entry)| (&**host, *port, entry)))
+    pub fn insert(&mut self, host: &Hostname, port: u16, entry: Entry) {
+        self.hosts.insert(Key(host.clone(), port), entry);
     }
 }
 

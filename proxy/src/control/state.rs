@@ -38,7 +38,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 const ABSENT: Duration = Duration::from_secs(30);
 
 /// Most hosts that do not exist and are remembered.
-const MAX_ABSENT: usize = 1024;
+const MAX_ABSENT: usize = 256;
 
 /// What the control task owns.
 #[derive(Debug)]
@@ -60,10 +60,18 @@ pub struct Control {
 struct Host {
     usage: Arc<Usage>,
     asked: Instant,
-    absent: bool,
+    /// Why there is nothing, when the control plane says so.
+    absent: Option<Arc<str>>,
     /// The policy in force, and since when a newer one waits.
     live: Option<Arc<Destination>>,
     waiting: Option<Instant>,
+}
+
+impl Host {
+    /// A host that has just been asked for.
+    fn new(usage: &Arc<Usage>, asked: Instant) -> Self {
+        Self { usage: Arc::clone(usage), asked, absent: None, live: None, waiting: None }
+    }
 }
 
 impl Control {
@@ -113,17 +121,16 @@ impl Control {
             if *kind == ResourceKind::Service
                 && let Ok(name) = name.parse::<DestinationName>()
             {
-                self.host(&name, now).absent = true;
+                self.host(&name, now).absent = Some(absence(&name));
             }
         }
         for change in &effects.changes {
             match change {
-                Change::Upsert(Resource::Service(policy)) => self.host(policy.name(), now).absent = false,
+                Change::Upsert(Resource::Service(policy)) => self.host(policy.name(), now).absent = None,
                 Change::Remove(ResourceKind::Service, name) => {
-                    if let Some(host) = name.parse().ok().and_then(|name| self.hosts.get_mut(&name)) {
-                        host.absent = true;
-                        host.asked = now;
-                        host.live = None;
+                    let Ok(name) = name.parse::<DestinationName>() else { continue };
+                    if let Some(host) = self.hosts.get_mut(&name) {
+                        *host = Host { absent: Some(absence(&name)), ..Host::new(&host.usage, now) };
                     }
                 }
                 Change::Upsert(_) | Change::Remove(..) => {}
@@ -145,7 +152,7 @@ impl Control {
             host: demand.host,
             port: demand.port,
         };
-        if self.hosts.get(&name).is_some_and(|host| host.absent || host.live.is_some()) {
+        if self.hosts.get(&name).is_some_and(|host| host.absent.is_some() || host.live.is_some()) {
             // Answered while the request was on its way here: the view it waits for is there already.
             self.publish(now);
             return;
@@ -161,7 +168,7 @@ impl Control {
         self.hosts.entry(name.clone()).or_insert_with(|| {
             let usage = Arc::new(Usage::default());
             usage.touch(second);
-            Host { usage, asked: now, absent: false, live: None, waiting: None }
+            Host::new(&usage, now)
         })
     }
 
@@ -233,9 +240,9 @@ impl Control {
                     }
                 };
                 host.live = Some(Arc::clone(&live));
-                view.insert(name.host.as_str(), name.port, Entry::Known(live));
-            } else if host.absent {
-                view.insert(name.host.as_str(), name.port, Entry::Absent(absence(name)));
+                view.insert(&name.host, name.port, Entry::Known(live));
+            } else if let Some(reason) = &host.absent {
+                view.insert(&name.host, name.port, Entry::Absent(Arc::clone(reason)));
             }
         }
         self.count();
@@ -270,7 +277,7 @@ impl Control {
         let xds = &self.metrics.xds;
         xds.revision.set(usize::try_from(self.revision).unwrap_or(usize::MAX));
         xds.known.set(self.hosts.values().filter(|host| host.live.is_some()).count());
-        xds.absent.set(self.hosts.values().filter(|host| host.absent).count());
+        xds.absent.set(self.hosts.values().filter(|host| host.absent.is_some()).count());
         xds.subscriptions.set(self.session.names().count());
     }
 }

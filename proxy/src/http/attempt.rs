@@ -52,7 +52,10 @@ pub struct Hold {
 type Sending = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A try that brought no response.
-#[expect(clippy::large_enum_variant, reason = "lives for one match on a rare path; a box would cost every send")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one match on a rare path; a box would cost every send"
+)]
 enum Failed {
     /// The request is untouched: another connection may be tried.
     Unsent(Request<Body>),
@@ -123,11 +126,16 @@ async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: std::net::S
         Ok(response) => Ok((response.map(Body::Incoming), Lease::H1(lease), None)),
         Err(mut error) => {
             if let Some(unsent) = error.take_message() {
+                lease.close_idle();
                 return Err(Failed::Unsent(unsent));
             }
             let error = error.into_error();
             match spare {
-                Some(spare) if is_close(&error) => Err(Failed::Unsent(spare)),
+                Some(spare) if is_close(&error) => {
+                    // Its siblings have most likely been closed with it.
+                    lease.close_idle();
+                    Err(Failed::Unsent(spare))
+                }
                 Some(_) | None => Err(Failed::Spent(explain_h1(&error, endpoint))),
             }
         }

@@ -10,9 +10,9 @@
 //!
 //! Whatever fails becomes a [`ProxyError`] and is explained by [`Exchange::refuse`]; nothing else says no.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use pillion_policy::route::{Action, Backend, Cors, Forward, Route, Target};
@@ -21,7 +21,9 @@ use tokio::time::Instant;
 use super::{
     attempt::{self, Hold, Reply},
     cors,
-    expect::Gate,
+    deadline::{self, Deadline},
+    downstream::Downstream,
+    expect::{self, Gate},
     finish::{Finish, Watched},
     hash::{self, Affinity},
     head::{self, Asked},
@@ -30,28 +32,11 @@ use super::{
 };
 use crate::{
     body::Body,
-    error::ProxyError,
+    error::{Flag, ProxyError},
     rt::rng,
-    telemetry::access_log::Direction,
     upstream::{Upstream, cluster::InFlight},
     view::Destination,
-    worker::Worker,
 };
-
-/// The connection a request came in on.
-#[derive(Debug)]
-pub struct Downstream {
-    /// The worker that serves it.
-    pub worker: Rc<Worker>,
-    /// Which face it reached.
-    pub direction: Direction,
-    /// The client.
-    pub peer: SocketAddr,
-    /// The address the client reached, as far as this process can tell.
-    pub local: SocketAddr,
-    /// Where the client meant to go, when the connection was redirected here.
-    pub original: Option<SocketAddr>,
-}
 
 /// One request on its walk.
 #[derive(Debug)]
@@ -60,10 +45,14 @@ pub struct Exchange {
     finish: Finish,
     asked: Option<Asked>,
     http2: bool,
+    version: Version,
 }
 
 /// What is to be done with a request.
-#[expect(clippy::large_enum_variant, reason = "forwarding is the rule, and a box would cost it an allocation")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "forwarding is the rule, and a box would cost it an allocation"
+)]
 enum Decision {
     Answer(Response<Body>),
     Forward(Plan),
@@ -117,14 +106,19 @@ impl Exchange {
                 id
             }
         };
-        let whence = (downstream.direction, downstream.peer);
-        let mut finish = Finish::new(request, Instant::now(), &worker.access_log, &id, whence);
+        let mut finish = Finish::new(request, Rc::clone(&downstream), &id, Instant::now());
         finish.request_bytes = request.body().size_hint().exact().unwrap_or(0);
-        let http2 = request.version() == Version::HTTP_2;
-        match head::normalize(request) {
-            Ok(asked) => Ok(Self { downstream, finish, asked, http2 }),
+        let version = request.version();
+        let http2 = version == Version::HTTP_2;
+        let conflicts = downstream.line.as_ref().is_some_and(|line| line.begin());
+        let normalized = match conflicts && request.headers().contains_key(TRANSFER_ENCODING) {
+            true => Err(ProxyError::BadRequest("the request has both Content-Length and Transfer-Encoding")),
+            false => head::normalize(request),
+        };
+        match normalized {
+            Ok(asked) => Ok(Self { downstream, finish, asked, http2, version }),
             Err(error) => {
-                let exchange = Self { downstream, finish, asked: None, http2 };
+                let exchange = Self { downstream, finish, asked: None, http2, version };
                 Err(exchange.refuse(&error))
             }
         }
@@ -268,18 +262,22 @@ impl Exchange {
         let affinity = self.downstream.worker.with_rng(|rng| hash::affinity(balancer, request, peer, rng));
         head::set_version(request, http2, authority)?;
         let upgrade = upgrades.then(|| hyper::upgrade::on(&mut *request));
+        let line = self.downstream.line.clone().filter(|_| self.version == Version::HTTP_11);
         Ok(move |mut request: Request<Body>| {
-            let gate = if http2 { None } else { Gate::install(&mut request) };
+            let gate = if http2 { None } else { expect::pass_on(&mut request, line.as_ref()) };
             Plan { upstream, request, http2, affinity, gate, upgrade, after }
         })
     }
 
     /// Tries an endpoint, within the time the rule gives.
     async fn forward(mut self, plan: Plan) -> Response<Body> {
-        let Plan { upstream, request, http2, affinity, gate, upgrade, after } = plan;
+        let Plan { upstream, mut request, http2, affinity, gate, upgrade, after } = plan;
         let start = self.finish.start;
-        let timeout = after.route().and_then(|(route, _)| route.timeout);
-        let deadline = timeout.map(|timeout| start + timeout);
+        let rule = after.route().and_then(|(route, _)| route.timeout);
+        let deadline = deadline::fix(start, rule, self.finish.grpc, request.headers());
+        if let Some(deadline) = deadline {
+            deadline::forward(deadline, Instant::now(), request.headers_mut());
+        }
         let worker = Rc::clone(&self.downstream.worker);
         let in_flight = match worker.with_rng(|rng| upstream.admit(affinity.hash, start, rng)) {
             Ok(in_flight) => in_flight,
@@ -287,11 +285,11 @@ impl Exchange {
         };
         self.note_endpoint(&in_flight);
         let attempt = attempt::send(&worker, &upstream, in_flight, request, http2, start);
-        let tried = match deadline.zip(timeout) {
+        let tried = match deadline {
             None => attempt.await,
-            Some((deadline, after)) => match tokio::time::timeout_at(deadline, attempt).await {
+            Some(Deadline { at, limit }) => match tokio::time::timeout_at(at, attempt).await {
                 Ok(tried) => tried,
-                Err(_) => Err(ProxyError::Timeout { after }),
+                Err(_) => Err(ProxyError::Timeout { after: limit }),
             },
         };
         // A response means that the request is judged: a body still held back is not wanted.
@@ -314,7 +312,7 @@ impl Exchange {
         hold: Hold,
         after: &After,
         cookie: Option<HeaderValue>,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
     ) -> Response<Body> {
         let start = self.finish.start;
         self.finish.note(|record| record.first_byte = Some(start.elapsed()));
@@ -331,7 +329,10 @@ impl Exchange {
         }
         self.seal(&mut response);
         let (parts, body) = response.into_parts();
-        Response::from_parts(parts, Watched::wrap(body, self.finish, Some(hold), deadline))
+        Response::from_parts(
+            parts,
+            Watched::wrap(body, self.finish, Some(hold), deadline.map(|deadline| deadline.at)),
+        )
     }
 
     /// Hands the connection over to the protocol both ends have agreed on.
@@ -372,7 +373,10 @@ impl Exchange {
             return;
         }
         *response.version_mut() = Version::HTTP_11;
-        if self.downstream.worker.drain.is_draining() {
+        if let Some(line) = &self.downstream.line {
+            line.end();
+        }
+        if self.downstream.worker.drain.is_draining() || self.finish.flag == Flag::Dpe {
             response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
     }

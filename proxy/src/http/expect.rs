@@ -1,4 +1,4 @@
-//! `Expect: 100-continue`: the client's body is read only once the upstream has said that it wants it.
+//! Interim responses, and `Expect: 100-continue`: the client's body is read only once the upstream wants it.
 //!
 //! hyper tells the client to continue when its body is first read, so holding back that read passes the upstream's
 //! decision on. An upstream that ignores the expectation gets the body after a second, as RFC 9110 §10.1.1 asks of
@@ -20,7 +20,10 @@ use http::{Request, StatusCode, header::EXPECT};
 use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 
-use crate::body::{Body, BodyError};
+use crate::{
+    body::{Body, BodyError},
+    net::wire::Line,
+};
 
 /// How long the upstream may think about it (curl's default).
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -43,20 +46,30 @@ struct Gated {
     patience: Pin<Box<Sleep>>,
 }
 
+/// Passes interim responses of an HTTP/1 upstream on to the client at the end of `line`: 100 opens the gate before a
+/// body that is held back, others are sent as they are.
+pub fn pass_on(request: &mut Request<Body>, line: Option<&Arc<Line>>) -> Option<Arc<Gate>> {
+    let gate = Gate::install(request);
+    if gate.is_none() && line.is_none() {
+        return None;
+    }
+    let (opener, line) = (gate.clone(), line.cloned());
+    hyper::ext::on_informational(request, move |response| match (response.status(), &opener, &line) {
+        (StatusCode::CONTINUE, Some(gate), _) => gate.move_to(OPEN),
+        (StatusCode::CONTINUE, None, _) | (_, _, None) => {}
+        (status, _, Some(line)) => line.say(status, response.headers()),
+    });
+    gate
+}
+
 impl Gate {
     /// Puts a gate before the body of a request that expects to be told to continue.
-    pub fn install(request: &mut Request<Body>) -> Option<Arc<Self>> {
+    fn install(request: &mut Request<Body>) -> Option<Arc<Self>> {
         let expects = request.headers().get(EXPECT)?.as_bytes().eq_ignore_ascii_case(b"100-continue");
         if !expects || http_body::Body::is_end_stream(request.body()) {
             return None;
         }
         let gate = Arc::new(Self::default());
-        let opener = Arc::clone(&gate);
-        hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                opener.move_to(OPEN);
-            }
-        });
         let body = std::mem::replace(request.body_mut(), Body::Empty);
         let patience = Box::pin(tokio::time::sleep(PATIENCE));
         *request.body_mut() = Body::boxed(Gated { body, gate: Arc::clone(&gate), patience });

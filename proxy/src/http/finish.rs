@@ -4,8 +4,8 @@
 //! the upstream, abandoned by the client, out of time) dropping it settles the account.
 
 use std::{
-    net::SocketAddr,
     pin::Pin,
+    rc::Rc,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -15,12 +15,12 @@ use http::{HeaderValue, Request};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{attempt::Hold, headers};
+use super::{attempt::Hold, downstream::Downstream, headers};
 use crate::{
     body::{Body, BodyError},
     error::Flag,
     rt::clock,
-    telemetry::{AccessLog, Outcome, Record, RequestStats, access_log::Direction},
+    telemetry::{Outcome, Record, RequestStats},
 };
 
 /// The account of an exchange.
@@ -42,21 +42,24 @@ pub struct Finish {
     pub response_bytes: u64,
     /// Where it is counted: the cluster, once one is chosen.
     pub stats: Option<Arc<RequestStats>>,
-    /// The log and the line, filled as the exchange goes on; absent when nothing is logged.
-    log: Option<Box<(AccessLog, Record)>>,
+    /// The log line, filled as the exchange goes on; absent when nothing is logged.
+    log: Option<Box<Record>>,
+    downstream: Rc<Downstream>,
 }
 
 impl Finish {
     /// Opens the account of a request that has just been read.
     pub fn new<B>(
         request: &Request<B>,
-        start: Instant,
-        log: &AccessLog,
+        downstream: Rc<Downstream>,
         id: &HeaderValue,
-        (direction, peer): (Direction, SocketAddr),
+        start: Instant,
     ) -> Self {
-        let log = log.enabled().then(|| Box::new((log.clone(), record(request, id, direction, peer))));
+        downstream.enter();
+        let is_logged = downstream.worker.access_log.enabled();
+        let log = is_logged.then(|| Box::new(record(request, id, &downstream)));
         Self {
+            downstream,
             start,
             status: 0,
             flag: Flag::None,
@@ -72,7 +75,7 @@ impl Finish {
     /// Adds to the log line, where one is written.
     pub fn note(&mut self, note: impl FnOnce(&mut Record)) {
         if let Some(log) = &mut self.log {
-            note(&mut log.1);
+            note(log);
         }
     }
 
@@ -83,7 +86,7 @@ impl Finish {
     }
 }
 
-fn record<B>(request: &Request<B>, id: &HeaderValue, direction: Direction, peer: SocketAddr) -> Record {
+fn record<B>(request: &Request<B>, id: &HeaderValue, downstream: &Downstream) -> Record {
     Record {
         start: clock::now(),
         method: request.method().clone(),
@@ -91,15 +94,16 @@ fn record<B>(request: &Request<B>, id: &HeaderValue, direction: Direction, peer:
         host: request.headers().get(http::header::HOST).cloned(),
         version: request.version(),
         request_id: Some(id.clone()),
-        direction,
-        downstream_peer: Some(peer),
+        direction: downstream.direction,
+        downstream_peer: Some(downstream.peer),
         ..Record::default()
     }
 }
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        let duration = self.start.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(self.start);
         if self.status == 0 && self.flag == Flag::None {
             self.flag = Flag::Dc;
         }
@@ -115,11 +119,11 @@ impl Drop for Finish {
         if let Some(stats) = &self.stats {
             stats.record(&outcome);
         }
-        if let Some(log) = self.log.take() {
-            let (log, mut record) = *log;
+        if let Some(mut record) = self.log.take() {
             record.finish(&outcome);
-            log.push(record);
+            self.downstream.worker.access_log.push(*record);
         }
+        self.downstream.leave(now);
     }
 }
 

@@ -16,7 +16,7 @@ use http::{HeaderValue, Request};
 use http_body::{Frame, SizeHint};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{attempt, exchange::Downstream, hash, head, headers, route::Found};
+use super::{attempt, downstream::Downstream, hash, head, headers, route::Found};
 use crate::{
     body::{Body, BodyError},
     rt::task,

@@ -7,6 +7,8 @@
 
 pub mod attempt;
 pub mod cors;
+pub mod deadline;
+pub mod downstream;
 pub mod exchange;
 pub mod expect;
 pub mod finish;

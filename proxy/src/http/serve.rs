@@ -9,7 +9,12 @@ use hyper::{
     service::service_fn,
 };
 
-use crate::{body::Body, net::rewind::Io, rt::task::LocalExec, worker::Worker};
+use super::downstream::Downstream;
+use crate::{
+    body::Body,
+    net::{rewind::Io, wire::ServerIo},
+    rt::task::LocalExec,
+};
 
 /// Bytes a client may send ahead on one stream, and on a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -18,13 +23,14 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// Streams a client may have open at the same time on one connection (RFC 9113 §6.5.2 recommends at least 100).
 const MAX_STREAMS: u32 = 1024;
 
-/// Serves HTTP/1 until the client leaves or the drain is over. While draining every response says `close`; idle
+/// Serves HTTP/1 until the client leaves, is silent for too long, or the drain is over. While draining every response says `close`; idle
 /// connections are left to the client, because closing one races with the request it may just be sending.
-pub async fn http1<F, R>(io: Io, worker: &Rc<Worker>, handle: F)
+pub async fn http1<F, R>(io: Io, downstream: &Rc<Downstream>, handle: F)
 where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>>,
 {
+    let worker = &downstream.worker;
     let service = service_fn(|request| {
         let response = handle(request);
         async { Ok::<_, Infallible>(response.await) }
@@ -32,13 +38,14 @@ where
     let connection = http1::Builder::new()
         .max_headers(worker.settings.max_headers)
         .max_header_size(worker.settings.max_header_bytes)
-        .serve_connection(io, service)
+        .serve_connection(ServerIo::new(io, downstream.line.clone().unwrap_or_default()), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
         biased;
         ended = connection.as_mut() => return log_end(ended),
         () = worker.drain.closed() => connection.as_mut().graceful_shutdown(),
+        () = downstream.idle() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         biased;
@@ -47,13 +54,14 @@ where
     }
 }
 
-/// Serves HTTP/2 until the client leaves or the drain is over. GOAWAY goes out as soon as the drain begins: it loses
+/// Serves HTTP/2 until the client leaves, is silent for too long, or the drain is over. GOAWAY goes out as soon as the drain begins: it loses
 /// no request.
-pub async fn http2<F, R>(io: Io, worker: &Rc<Worker>, handle: F)
+pub async fn http2<F, R>(io: Io, downstream: &Rc<Downstream>, handle: F)
 where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>> + 'static,
 {
+    let worker = &downstream.worker;
     let service = service_fn(|request| {
         let response = handle(request);
         async { Ok::<_, Infallible>(response.await) }
@@ -69,6 +77,7 @@ where
         biased;
         ended = connection.as_mut() => return log_end(ended),
         () = worker.drain.draining() => connection.as_mut().graceful_shutdown(),
+        () = downstream.idle() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
         biased;

@@ -4,3 +4,4 @@ pub mod copy;
 pub mod detect;
 pub mod rewind;
 pub mod socket;
+pub mod wire;

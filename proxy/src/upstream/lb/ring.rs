@@ -7,22 +7,25 @@ use std::hash::Hasher;
 
 use super::super::set::Member;
 
-/// Most points on a ring, Envoy's default bound: 8 Mi points.
-const MAX_POINTS: u64 = 8 * 1024 * 1024;
+/// Points on a ring beyond which members get fewer points each: 1 MiB of memory.
+const MAX_POINTS: u64 = 64 * 1024;
 
 /// Points on a circle of 64-bit hashes, each belonging to a member.
 #[derive(Debug)]
 pub(super) struct Ring(Box<[(u64, u32)]>);
 
 impl Ring {
-    /// Places each member at points in proportion to its weight, at least `minimum_size` in all.
+    /// Places the heaviest member at `minimum_size` points and the others in proportion to their weight. How many
+    /// points a member has does not depend on how many members there are (until they are many), so that those who
+    /// stay keep their keys.
     pub(super) fn new(members: &[Member], minimum_size: u32) -> Self {
         let weight = |member: &Member| u64::from(member.endpoint.weight.max(1));
-        let total: u64 = members.iter().map(weight).sum();
-        let size = u64::from(minimum_size).max(members.len() as u64).min(MAX_POINTS);
+        let heaviest = members.iter().map(weight).max().unwrap_or(1);
+        let affordable = (MAX_POINTS / (members.len() as u64).max(1)).max(1);
+        let most = u64::from(minimum_size).clamp(1, 1 << affordable.ilog2());
         let mut points = Vec::new();
         for (index, member) in (0_u32..).zip(members) {
-            let replicas = (weight(member) * size).div_ceil(total.max(1));
+            let replicas = (weight(member) * most).div_ceil(heaviest);
             let address = member.endpoint.address.to_string();
             points.extend((0..replicas).map(|replica| {
                 let mut hasher = xxhash_rust::xxh3::Xxh3::new();

@@ -188,6 +188,11 @@ impl H1Lease {
         self.connection.as_ref().is_some_and(|connection| connection.used)
     }
 
+    /// Closes the idle connections to the same endpoint: the peer was found to be closing.
+    pub fn close_idle(&self) {
+        self.pool.h1.borrow_mut().close_idle();
+    }
+
     /// The exchange is complete: the connection serves the next one.
     pub fn finish(mut self, now: Instant) {
         let Some(mut connection) = self.connection.take() else { return };

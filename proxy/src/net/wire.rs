@@ -1,0 +1,223 @@
+//! What an HTTP/1 server must see and say on its connection beside what hyper lets it.
+//!
+//! hyper accepts a request that carries both `Content-Length` and `Transfer-Encoding` and goes by the latter, which is
+//! safe for us but hides the attempt to have two proxies disagree (RFC 9112 §6.3); [`Line::begin`] tells of it. And
+//! hyper's server cannot send interim responses other than 100; [`Line::say`] can.
+//!
+//! Heads are looked at as they are read: while no request is under way, reads go through a small buffer on the stack.
+//! A head that arrives in pieces may escape the look; hyper's own rule still holds for it.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
+use http::{HeaderMap, StatusCode};
+use hyper::rt::ReadBufCursor;
+use memchr::memmem::Finder;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::rewind::Io;
+
+/// Read at once while a head is awaited: nearly every head fits.
+const HEAD: usize = 4096;
+
+/// Most bytes of interim responses that may wait to be written.
+const MAX_INTERIM: usize = 64 * 1024;
+
+/// The two spellings people and libraries use. Others escape the look.
+static CODINGS: LazyLock<[Finder<'static>; 2]> =
+    LazyLock::new(|| [Finder::new(b"ransfer-"), Finder::new(b"RANSFER-")]);
+
+/// What a connection and its exchanges tell each other.
+#[derive(Debug, Default)]
+pub struct Line {
+    busy: AtomicBool,
+    conflict: AtomicBool,
+    speaks: AtomicBool,
+    interim: Mutex<BytesMut>,
+    connection: AtomicWaker,
+}
+
+/// A server's end of a connection.
+#[derive(Debug)]
+pub struct ServerIo {
+    io: Io,
+    line: Arc<Line>,
+}
+
+impl Line {
+    /// A request has been read. Whether its head gave two lengths for its body.
+    pub fn begin(&self) -> bool {
+        self.busy.store(true, Ordering::Relaxed);
+        self.conflict.swap(false, Ordering::Relaxed)
+    }
+
+    /// It has been answered.
+    pub fn end(&self) {
+        self.busy.store(false, Ordering::Relaxed);
+    }
+
+    /// Sends an interim response ahead of the final one. More than fits is left out: they are hints.
+    pub fn say(&self, status: StatusCode, headers: &HeaderMap) {
+        let reason = status.canonical_reason().unwrap_or("Interim");
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        for (name, value) in headers {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        let mut interim = self.interim();
+        if interim.len() + bytes.len() <= MAX_INTERIM {
+            interim.extend_from_slice(&bytes);
+            self.speaks.store(true, Ordering::Release);
+        }
+        drop(interim);
+        self.connection.wake();
+    }
+
+    fn interim(&self) -> MutexGuard<'_, BytesMut> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks for a head with both lengths among bytes that begin one.
+    fn inspect(&self, bytes: &[u8]) {
+        if !CODINGS.iter().any(|coding| coding.find(bytes).is_some()) {
+            return;
+        }
+        let end = memchr::memmem::find(bytes, b"\r\n\r\n").unwrap_or(bytes.len());
+        let head = bytes.get(..end).unwrap_or_default();
+        let has = |name: &str| {
+            head.split(|byte| *byte == b'\n').any(|line| {
+                line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()))
+            })
+        };
+        if has("transfer-encoding:") && has("content-length:") {
+            self.conflict.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl ServerIo {
+    /// The connection with a line to its exchanges.
+    pub fn new(io: Io, line: Arc<Line>) -> Self {
+        Self { io, line }
+    }
+
+    /// Writes the interim responses that wait.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.line.speaks.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut interim = self.line.interim();
+        while !interim.is_empty() {
+            let written = ready!(hyper::rt::Write::poll_write(Pin::new(&mut self.io), cx, &interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            interim.advance(written);
+        }
+        self.line.speaks.store(false, Ordering::Release);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Read for ServerIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.line.connection.register(cx.waker());
+        if this.line.busy.load(Ordering::Relaxed) {
+            return hyper::rt::Read::poll_read(Pin::new(&mut this.io), cx, buf);
+        }
+        let mut head = [const { MaybeUninit::uninit() }; HEAD];
+        let room = buf.remaining().min(HEAD);
+        let mut read = ReadBuf::uninit(head.get_mut(..room).unwrap_or_default());
+        ready!(AsyncRead::poll_read(Pin::new(&mut this.io), cx, &mut read))?;
+        this.line.inspect(read.filled());
+        buf.put_slice(read.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl hyper::rt::Write for ServerIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        hyper::rt::Write::poll_write(Pin::new(&mut this.io), cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        hyper::rt::Write::poll_flush(Pin::new(&mut this.io), cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        hyper::rt::Write::poll_shutdown(Pin::new(&mut self.get_mut().io), cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        hyper::rt::Write::poll_write_vectored(Pin::new(&mut this.io), cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conflicts(head: &str) -> bool {
+        let line = Line::default();
+        line.inspect(head.as_bytes());
+        line.begin()
+    }
+
+    #[test]
+    fn two_lengths_are_noticed() {
+        assert!(conflicts("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"));
+        assert!(conflicts("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n"));
+        assert!(conflicts("POST / HTTP/1.1\r\nTRANSFER-ENCODING: chunked\r\nCONTENT-LENGTH: 3\r\n\r\n"));
+        assert!(!conflicts("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nContent-Length: 3\r\n"));
+        assert!(!conflicts("POST /Transfer-Encoding HTTP/1.1\r\nContent-Length: 3\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_conflict_is_told_once() {
+        let line = Line::default();
+        line.inspect(b"Transfer-Encoding: x\r\nContent-Length: 1\r\n\r\n");
+        assert!(line.begin() && !line.begin());
+    }
+
+    #[test]
+    fn interim_responses_are_written_as_heads() {
+        let line = Line::default();
+        let mut headers = HeaderMap::new();
+        headers.insert("link", "</a.css>; rel=preload".parse().unwrap());
+        line.say(StatusCode::EARLY_HINTS, &headers);
+        let said = line.interim().clone();
+        assert_eq!(&said[..], b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n");
+    }
+}
