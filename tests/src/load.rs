@@ -81,7 +81,6 @@ impl Report {
 
     /// Fails if any request failed, with the reasons.
     pub fn expect_no_failure(&self) -> Result<()> {
-        anyhow::ensure!(self.successes > 0, "no request was sent");
         anyhow::ensure!(
             self.failures == 0,
             "{} of {} requests failed:\n{}",
@@ -89,6 +88,7 @@ impl Report {
             self.total(),
             self.reasons.join("\n")
         );
+        anyhow::ensure!(self.successes > 0, "no request was sent");
         Ok(())
     }
 

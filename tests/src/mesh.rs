@@ -82,12 +82,15 @@ impl Mesh {
         Ok(instance)
     }
 
-    /// Adds an instance of a sample service behind a sidecar of its own; needs the control plane.
+    /// Adds an instance of a sample service behind a sidecar of its own; starts the control plane, unless it runs.
     pub async fn serve_meshed(&mut self, service: &str, version: &str) -> Result<(Instance, Sidecar)> {
         let (pod, ip) = self.name_pod(service, version)?;
         let app = Instance::sample(service, version, &pod, address::unused_at(TARGET_PORT)?).await?;
-        let sidecar = self.sidecar(service)?.ip(ip).in_front_of(app.address, TARGET_PORT).start().await?;
         self.expose(service, version, &pod, ip)?;
+        if self.control_plane.is_none() {
+            self.start().await?;
+        }
+        let sidecar = self.sidecar(service)?.ip(ip).in_front_of(app.address, TARGET_PORT).start().await?;
         Ok((app, sidecar))
     }
 

@@ -39,7 +39,7 @@ pub struct Process {
     pid: Pid,
     log: Log,
     quiet: bool,
-    _readers: [Task<()>; 2],
+    readers: [Task<()>; 2],
 }
 
 /// The last lines a process wrote.
@@ -96,7 +96,7 @@ impl Process {
         let stdout = child.stdout.take().context("no stdout")?;
         let stderr = child.stderr.take().context("no stderr")?;
         let readers = [log.follow(stdout), log.follow(stderr)];
-        Ok(Self { name: name.to_owned(), child, pid, log, quiet: false, _readers: readers })
+        Ok(Self { name: name.to_owned(), child, pid, log, quiet: false, readers })
     }
 
     /// Has it say nothing when dropped.
@@ -146,10 +146,17 @@ impl Process {
         self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to end by itself, and for all it wrote.
     pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         let ended = tokio::time::timeout(limit, self.child.wait()).await;
-        Ok(ended.with_context(|| format!("{} still runs after {limit:?}", self.name))??)
+        let status = ended.with_context(|| format!("{} still runs after {limit:?}", self.name))??;
+        let readers = &self.readers;
+        crate::eventually("all it wrote", || async {
+            ensure!(readers.iter().all(Task::is_finished), "its output is still open");
+            Ok(())
+        })
+        .await?;
+        Ok(status)
     }
 
     /// Resident memory in KiB.

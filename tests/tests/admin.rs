@@ -50,7 +50,6 @@ async fn latency_is_a_histogram_in_milliseconds() -> Result<()> {
 #[tokio::test]
 async fn both_ends_of_a_call_report_it() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_app, sidecar) = mesh.serve_meshed("app", "v1").await?;
     let (caller, client) = mesh.caller().await?;
     burst(10, 2, || client.get("http://app/").send()).await.expect_no_failure()?;

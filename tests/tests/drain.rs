@@ -13,7 +13,6 @@ use tokio::time::Instant;
 
 async fn meshed() -> Result<(Mesh, Instance, Sidecar)> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (app, sidecar) = mesh.serve_meshed("app", "v1").await?;
     Ok((mesh, app, sidecar))
 }

@@ -21,9 +21,11 @@ async fn fifty_endpoints_added_and_removed_fail_no_request() -> Result<()> {
         })
         .await?;
         mesh.policy.remove_pod(&instance.pod)?;
-        eventually("the endpoint is gone", || async {
+        eventually("the endpoint is gone and its connections are closed", || async {
             let endpoints = sidecar.page("/endpoints").await?;
             ensure!(!endpoints.contains(&address), "{endpoints}");
+            let open = instance.stats()?.open_connections();
+            ensure!(open == 0, "{open} connections are open");
             Ok(())
         })
         .await?;

@@ -79,7 +79,6 @@ async fn trailers_pass_both_ways() -> Result<()> {
 #[tokio::test]
 async fn trailers_pass_two_sidecars() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_app, _sidecar) = mesh.serve_meshed("app", "v1").await?;
     let (caller, client) = mesh.caller().await?;
     for client in [client, caller.app_http2()] {

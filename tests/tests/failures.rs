@@ -117,7 +117,6 @@ async fn an_app_that_speaks_no_http() -> Result<()> {
 #[tokio::test]
 async fn an_app_s_own_errors_carry_no_mark() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_app, _sidecar) = mesh.serve_meshed("app", "v1").await?;
     let (_caller, client) = mesh.caller().await?;
     for status in [400, 404, 429, 500, 502, 503, 504] {
@@ -131,7 +130,6 @@ async fn an_app_s_own_errors_carry_no_mark() -> Result<()> {
 #[tokio::test]
 async fn a_dead_app_behind_a_living_sidecar() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (app, _sidecar) = mesh.serve_meshed("app", "v1").await?;
     let (_caller, client) = mesh.caller().await?;
     client.get("http://app/").send().await?.expect(200)?;

@@ -65,9 +65,8 @@ async fn both_sides_stream_through_one_sidecar() -> Result<()> {
 #[tokio::test]
 async fn both_sides_stream_through_two_sidecars() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
-    let (_app, _sidecar) = mesh.serve_meshed("chat", "v1").await?;
     mesh.policy.service_speaking("chat", "grpc")?;
+    let (_app, _sidecar) = mesh.serve_meshed("chat", "v1").await?;
     let (caller, _client) = mesh.caller().await?;
     talk(&caller.app_http2()).await
 }

@@ -173,8 +173,9 @@ async fn an_absolute_form_target_names_the_service() -> Result<()> {
 #[tokio::test]
 async fn connect_to_nobody_is_not_allowed() -> Result<()> {
     let (_mesh, sidecar, _client, _app) = mesh().await?;
-    let request = "CONNECT nowhere:443 HTTP/1.1\r\nHost: nowhere:443\r\n\r\n";
-    let answer = wire::exchange(sidecar.outbound, request).await?;
+    let mut wire = Wire::connect(sidecar.outbound).await?;
+    wire.send("CONNECT nowhere:443 HTTP/1.1\r\nHost: nowhere:443\r\n\r\n").await?;
+    let answer = wire.head().await?;
     ensure!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     Ok(())
 }

@@ -55,7 +55,6 @@ async fn malformed_heads_are_refused_on_the_way_out() -> Result<()> {
 #[tokio::test]
 async fn malformed_heads_are_refused_on_the_way_in() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (app, sidecar) = mesh.serve_meshed("app", "v1").await?;
     for (what, bytes) in REFUSED {
         let answer = wire::exchange(sidecar.inbound, bytes).await?;

@@ -1,12 +1,11 @@
 //! Sidecars on both sides of a call.
 
 use anyhow::{Result, ensure};
-use pillion_tests::{Client, Mesh, burst};
+use pillion_tests::{Client, Mesh, burst, eventually};
 
 #[tokio::test]
 async fn a_call_passes_both_sidecars() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (app, sidecar) = mesh.serve_meshed("app", "v1").await?;
     let (caller, _client) = mesh.caller().await?;
     for client in [caller.app(), caller.app_http2()] {
@@ -27,7 +26,6 @@ async fn a_call_passes_both_sidecars() -> Result<()> {
 #[tokio::test]
 async fn a_request_id_is_the_same_all_along() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_app, sidecar) = mesh.serve_meshed("app", "v1").await?;
     let (_caller, client) = mesh.caller().await?;
     let reply = client.get("http://app/echo").header("x-request-id", "one").send().await?;
@@ -41,7 +39,6 @@ async fn a_request_id_is_the_same_all_along() -> Result<()> {
 #[tokio::test]
 async fn the_inbound_side_serves_http_2_to_an_http_1_app() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_app, sidecar) = mesh.serve_meshed("app", "v1").await?;
     let reply = Client::http2(sidecar.inbound).get("http://app/echo").send().await?.expect(200)?;
     ensure!(reply.json()?["path"] == "/echo", "{}", reply.text());
@@ -51,10 +48,15 @@ async fn the_inbound_side_serves_http_2_to_an_http_1_app() -> Result<()> {
 #[tokio::test]
 async fn many_calls_at_once_all_arrive() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_one, _s1) = mesh.serve_meshed("app", "v1").await?;
-    let (_two, _s2) = mesh.serve_meshed("app", "v2").await?;
+    let (two, _s2) = mesh.serve_meshed("app", "v2").await?;
     let (_caller, client) = mesh.caller().await?;
+    eventually("both instances are known", || async {
+        client.get("http://app/").send().await?.expect(200)?;
+        ensure!(two.stats()?.requests() > 0);
+        Ok(())
+    })
+    .await?;
     let report = burst(2000, 50, || client.post("http://app/upload").body("some body").send()).await;
     report.expect_no_failure()?;
     ensure!(report.by_version.len() == 2, "{:?}", report.by_version);
@@ -64,12 +66,10 @@ async fn many_calls_at_once_all_arrive() -> Result<()> {
 #[tokio::test]
 async fn routes_are_the_caller_s_side_alone() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_app, sidecar) = mesh.serve_meshed("app", "v1").await?;
     mesh.policy.routes("app", "- directResponse: {status: 418}")?;
     let (_caller, client) = mesh.caller().await?;
-    pillion_tests::eventually("the route", || async { client.get("http://app/").send().await?.expect(418) })
-        .await?;
+    eventually("the route", || async { client.get("http://app/").send().await?.expect(418) }).await?;
     Client::http1(sidecar.inbound).get("http://app/").send().await?.expect(200)?;
     Ok(())
 }

@@ -39,7 +39,6 @@ async fn upgraded_connections_pass_bytes_both_ways() -> Result<()> {
 #[tokio::test]
 async fn upgrades_pass_two_sidecars() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    mesh.start().await?;
     let (_app, _sidecar) = mesh.serve_meshed("app", "v1").await?;
     let (caller, _client) = mesh.caller().await?;
     converse(&caller).await

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};
 
 /// How many drawings of the table there are to one plain line.
-const PLAIN_EVERY: u32 = 4;
+const PLAIN_EVERY: u32 = 8;
 
 /// The terminal, or whatever standard output is.
 #[derive(Debug)]

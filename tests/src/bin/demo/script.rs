@@ -12,8 +12,11 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 use crate::traffic::Traffic;
 
-/// Requests by which the split is measured.
+/// Most requests by which the split is measured, and most time for them.
 const SAMPLE: u64 = 10_000;
+const SAMPLE_TIME: Duration = Duration::from_secs(15);
+/// Requests between looks at the clock.
+const SLICE: u64 = 500;
 /// Requests in flight while measuring.
 const IN_FLIGHT: usize = 16;
 /// Edits of the split whose delay is measured.
@@ -93,6 +96,18 @@ pub(crate) async fn play(stage: &mut Stage, traffic: &Traffic, screen: &Screen) 
     Ok(outcome)
 }
 
+/// How far a measured share may be from `percent`: one point, or three and a half standard deviations of a small sample.
+#[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
+fn tolerance(percent: f64, requests: u64) -> f64 {
+    let deviation = (percent * (100.0 - percent) / requests.max(1) as f64).sqrt();
+    (3.5 * deviation).max(1.0)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
+fn per_second(requests: u64, time: Duration) -> f64 {
+    requests as f64 / time.as_secs_f64()
+}
+
 /// A call of order-service as the front makes it.
 fn order(client: &Client) -> impl Future<Output = Result<pillion_tests::Reply>> + Send + use<> {
     client.get("http://order-service/").send()
@@ -102,12 +117,18 @@ fn front_sidecar() -> Client {
     Client::http1(API.outbound())
 }
 
-/// Watches the traffic until `more` requests have been answered.
+/// Watches the traffic until `more` requests have been answered, and tells how.
 async fn answered(traffic: &Traffic, more: u64) -> Result<Report> {
     traffic.mark();
+    visits(traffic, more).await
+}
+
+/// Waits for `more` answers; the count since the mark goes on.
+async fn visits(traffic: &Traffic, more: u64) -> Result<Report> {
+    let wanted = traffic.since_mark().total() + more;
     eventually("traffic", || async {
         let report = traffic.since_mark();
-        ensure!(report.total() >= more, "{} of {more} requests answered", report.total());
+        ensure!(report.total() >= wanted, "{} of {wanted} requests answered", report.total());
         Ok(report)
     })
     .await
@@ -132,14 +153,17 @@ async fn split(screen: &Screen, outcome: &mut Outcome) {
     screen.say("\nThe policy sends 90 % of orders to v1 and 10 % to v2.");
     let client = front_sidecar();
     let begun = Instant::now();
-    let report = burst(SAMPLE, IN_FLIGHT, || order(&client)).await;
+    let mut report = Report::default();
+    while report.total() < SAMPLE && begun.elapsed() < SAMPLE_TIME {
+        report.merge(&burst(SLICE, IN_FLIGHT, || order(&client)).await);
+    }
     let share = report.version_percent("v2");
+    let tolerance = tolerance(10.0, report.total());
     outcome.figure("split_requests", report.total());
     outcome.figure("split_failures", report.failures);
     outcome.measure("split_v2_percent", share);
-    #[expect(clippy::cast_precision_loss, reason = "a count of ten thousand")]
-    outcome.measure("split_requests_per_second", SAMPLE as f64 / begun.elapsed().as_secs_f64());
-    let held = report.failures == 0 && (9.0..=11.0).contains(&share);
+    outcome.measure("split_requests_per_second", per_second(report.total(), begun.elapsed()));
+    let held = report.failures == 0 && (share - 10.0).abs() <= tolerance;
     outcome.claim(
         screen,
         held,
@@ -205,8 +229,8 @@ async fn crash(stage: &mut Stage, traffic: &Traffic, screen: &Screen, outcome: &
     outcome.measure("crash_success_percent", success);
     screen.say(&format!("  meanwhile {} of {} requests succeeded", during.successes, during.total()));
     let explained = during.reasons.iter().all(|reason| reason.contains("503") && reason.contains("(U"));
-    if let Some(reason) = during.reasons.first() {
-        screen.say(&format!("  a failed one said: {}", reason.trim()));
+    if let Some(cause) = during.reasons.first().and_then(|reason| reason.split("\"error\":\"").nth(1)) {
+        screen.say(&format!("  a failed one said: {}", cause.split('"').next().unwrap_or(cause)));
     }
     outcome.claim(screen, explained, "every failure names its cause".to_owned());
     outcome.claim(screen, success >= 20.0, format!("the others kept serving: {success:.0} % succeeded"));
@@ -249,7 +273,7 @@ async fn edits(stage: &Stage, traffic: &Traffic, screen: &Screen, outcome: &mut 
     let report = burst(2000, IN_FLIGHT, || order(&client)).await;
     let share = report.version_percent("v2");
     outcome.measure("edited_split_v2_percent", share);
-    let held = report.failures == 0 && (45.0..=55.0).contains(&share);
+    let held = report.failures == 0 && (share - 50.0).abs() <= tolerance(50.0, report.total());
     outcome.claim(screen, held, format!("of {} calls under 50/50 {share:.1} % reached v2", report.total()));
     stage.policy.apply(ROUTING, seed_routing())?;
     until_marked(&client, None).await?;
