@@ -8,6 +8,7 @@
 use std::{convert::Infallible, io, net, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
+use futures_util::FutureExt;
 use pillion_xds::node::Node;
 use tokio::{
     runtime,
@@ -261,9 +262,8 @@ impl Shared {
 }
 
 /// Keeps a connection counted as open while it is served.
-async fn held<T>(serving: impl Future<Output = ()>, open: T) {
-    serving.await;
-    drop(open);
+fn held<F: Future<Output = ()>, T>(serving: F, open: T) -> impl Future<Output = ()> + use<F, T> {
+    serving.map(move |()| drop(open))
 }
 
 /// Looks after the connections nobody uses, regularly and when another worker asks for some to be given up.

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, pin::pin, rc::Rc};
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -31,10 +32,7 @@ where
     R: Future<Output = Response<Body>>,
 {
     let worker = &downstream.worker;
-    let service = service_fn(|request| {
-        let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(|request| handle(request).map(Ok::<_, Infallible>));
     let connection = http1::Builder::new()
         .max_headers(worker.settings.max_headers)
         .max_header_size(worker.settings.max_header_bytes)
@@ -62,10 +60,7 @@ where
     R: Future<Output = Response<Body>> + 'static,
 {
     let worker = &downstream.worker;
-    let service = service_fn(|request| {
-        let response = handle(request);
-        async { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(|request| handle(request).map(Ok::<_, Infallible>));
     let connection = http2::Builder::new(LocalExec)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -37,11 +37,14 @@ pub fn spawn_connection(name: &'static str, future: impl Future<Output = ()> + S
     drop(tokio::spawn(caught(name, future)));
 }
 
-async fn caught(name: &'static str, future: impl Future<Output = ()>) {
-    if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-        let reason = note_panic(&*panic);
-        tracing::error!(task = name, error = %reason, "task panicked, its connection is lost");
-    }
+/// A combinator and no `async fn`, which would keep the future twice: what it was given and what it awaits.
+fn caught<F: Future<Output = ()>>(name: &'static str, future: F) -> impl Future<Output = ()> + use<F> {
+    AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+        if let Err(panic) = ended {
+            let reason = note_panic(&*panic);
+            tracing::error!(task = name, error = %reason, "task panicked, its connection is lost");
+        }
+    })
 }
 
 /// Starts a thread that the process can do without; its name shows in `top -H`.
@@ -66,9 +69,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        spawn_local_connection("http2", async move {
-            future.await;
-        });
+        spawn_local_connection("http2", future.map(drop));
     }
 }
 

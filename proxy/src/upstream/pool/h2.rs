@@ -7,11 +7,15 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
-use h2::client::SendRequest;
-use tokio::{sync::oneshot, time::Instant};
+use h2::{Ping, PingPong, client::SendRequest};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{EndpointPool, Lease, Line, spawn_dial, wait};
 use crate::{
@@ -25,6 +29,10 @@ use crate::{
 /// 10 ms path at 1 Gbit/s, small enough to bound what a stalled client can make us hold.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// How often a peer is asked whether it is still there, and how long it may take to answer (Linkerd's figures).
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_WITHIN: Duration = Duration::from_secs(3);
 
 /// The HTTP/2 connections of one worker to one endpoint.
 #[derive(Debug, Default)]
@@ -110,7 +118,7 @@ async fn open(
 ) -> Result<Rc<Connection>, ProxyError> {
     let stream = pool.connect(upstream).await?;
     let endpoint = pool.live.address();
-    let (send, connection) = h2::client::Builder::new()
+    let (send, mut connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -120,10 +128,14 @@ async fn open(
         .map_err(|error| ProxyError::ConnectFailed { endpoint, reason: error.to_string().into() })?;
     let closed = Rc::new(Cell::new(false));
     let ended = Rc::clone(&closed);
+    let pings = connection.ping_pong();
     task::spawn_local_connection("upstream http/2", async move {
         let _connected = connected;
-        if let Err(error) = connection.await {
-            tracing::debug!(%endpoint, %error, "upstream connection ended");
+        tokio::select! {
+            done = connection => if let Err(error) = done {
+                tracing::debug!(%endpoint, %error, "upstream connection ended");
+            },
+            () = unanswered(pings) => tracing::debug!(%endpoint, "upstream connection is dead: a ping was not answered"),
         }
         ended.set(true);
     });
@@ -139,6 +151,17 @@ async fn open(
         idle_since: Cell::new(now),
         closed,
     }))
+}
+
+/// Resolves when the peer does not answer a ping in time.
+async fn unanswered(pings: Option<PingPong>) {
+    let Some(mut pings) = pings else { return std::future::pending().await };
+    loop {
+        sleep(PING_EVERY).await;
+        if !matches!(timeout(PING_WITHIN, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
+            return;
+        }
+    }
 }
 
 impl Pool {

@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use pillion_policy::cluster::ConnectionPool;
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::{Notify, oneshot},
@@ -146,7 +147,7 @@ impl Pools {
                 h2: RefCell::default(),
             })
         });
-        pool.idle_timeout.set(upstream.cluster().pool.idle_timeout);
+        pool.idle_timeout.set(idle_timeout(&upstream.cluster().pool));
         Rc::clone(pool)
     }
 
@@ -238,6 +239,16 @@ async fn wait<C>(
     match tokio::time::timeout(limit, receiver).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) | Err(_) => Err(upstream.overflow(Limit::MaxConnections)),
+    }
+}
+
+/// How long an unused connection is kept: an idle HTTP connection is an idle TCP connection too, so the shorter limit
+/// holds. Zero is none.
+fn idle_timeout(pool: &ConnectionPool) -> Duration {
+    match (pool.idle_timeout, pool.tcp_idle_timeout) {
+        (Duration::ZERO, tcp) => tcp,
+        (http, Duration::ZERO) => http,
+        (http, tcp) => http.min(tcp),
     }
 }
 
