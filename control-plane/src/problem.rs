@@ -74,6 +74,11 @@ impl Path {
         path
     }
 
+    /// Whether the other path is this one or stands below it.
+    fn holds(&self, other: &Self) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
     /// The path of the field `key` below this one.
     #[must_use]
     pub(crate) fn then(&self, key: &str) -> Self {
@@ -124,6 +129,8 @@ pub(crate) struct Finding {
 pub(crate) struct Report {
     path: Path,
     findings: Vec<Finding>,
+    /// Values of the wrong type, which are read as if they were not there.
+    wrong: Vec<Finding>,
 }
 
 impl Report {
@@ -151,17 +158,17 @@ impl Report {
 
     /// Notes that the present field cannot be used.
     pub(crate) fn error(&mut self, reason: impl Into<String>) {
-        self.push(Severity::Error, reason.into());
+        self.push(Severity::Error, self.path.clone(), reason.into());
     }
 
     /// Notes that the present field probably does not do what is expected.
     pub(crate) fn warn(&mut self, reason: impl Into<String>) {
-        self.push(Severity::Warning, reason.into());
+        self.push(Severity::Warning, self.path.clone(), reason.into());
     }
 
     /// Notes something about the present field that is good to know.
     pub(crate) fn info(&mut self, reason: impl Into<String>) {
-        self.push(Severity::Info, reason.into());
+        self.push(Severity::Info, self.path.clone(), reason.into());
     }
 
     /// Keeps a value of the policy model, or notes why there is none.
@@ -170,27 +177,62 @@ impl Report {
             .map_err(|invalid| {
                 let mut path = self.path.clone();
                 path.push_text(invalid.at());
-                self.findings.push(Finding {
-                    severity: Severity::Error,
-                    path,
-                    reason: invalid.reason().to_owned(),
-                });
+                self.push(Severity::Error, path, invalid.reason().to_owned());
             })
             .ok()
     }
 
-    fn push(&mut self, severity: Severity, reason: String) {
-        self.findings.push(Finding { severity, path: self.path.clone(), reason });
+    /// Notes that the present field holds a value of the wrong type.
+    pub(crate) fn wrong(&mut self, reason: String) {
+        self.wrong.push(Finding { severity: Severity::Error, path: self.path.clone(), reason });
+    }
+
+    /// How many values of the wrong type were found.
+    pub(crate) fn wrong_count(&self) -> usize {
+        self.wrong.len()
+    }
+
+    /// Whether the value at the field `key` has the wrong type.
+    pub(crate) fn is_wrong_field(&mut self, key: &str) -> bool {
+        !self.wrong.is_empty() && self.field(key, |report| report.is_wrong())
+    }
+
+    /// Whether the list item at `index` has the wrong type.
+    pub(crate) fn is_wrong_item(&mut self, index: usize) -> bool {
+        !self.wrong.is_empty() && self.item(index, |report| report.is_wrong())
+    }
+
+    fn is_wrong(&self) -> bool {
+        self.wrong.iter().any(|finding| finding.path == self.path)
+    }
+
+    /// How many other findings there are, to go back to by [`Report::rewind`].
+    pub(crate) fn mark(&self) -> usize {
+        self.findings.len()
+    }
+
+    /// Forgets what was found since the mark, except values of the wrong type: it will be found again.
+    pub(crate) fn rewind(&mut self, mark: usize) {
+        self.findings.truncate(mark);
+    }
+
+    /// What is said of a field around a value of the wrong type may be due to the absence of that value alone.
+    fn push(&mut self, severity: Severity, path: Path, reason: String) {
+        if !self.wrong.iter().any(|finding| path.holds(&finding.path)) {
+            self.findings.push(Finding { severity, path, reason });
+        }
     }
 
     /// Whether anything found forbids the use of the object.
     pub(crate) fn has_errors(&self) -> bool {
-        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+        !self.wrong.is_empty() || self.findings.iter().any(|finding| finding.severity == Severity::Error)
     }
 
-    /// All findings in the order they were made.
+    /// All findings.
     pub(crate) fn into_findings(self) -> Vec<Finding> {
-        self.findings
+        let mut all = self.wrong;
+        all.extend(self.findings);
+        all
     }
 }
 

@@ -1,8 +1,8 @@
 //! Reads typed objects from YAML nodes and reports, by path, what does not fit.
 //!
 //! The schema is the Rust types themselves: serde hands over the names of a type's fields, so an unknown key is noticed
-//! where it stands and compared with what could have been meant. Reading goes on after an unknown key and stops at a
-//! value of the wrong type. A field of type [`Unenforced`] is read and checked, but reported: nothing in the mesh acts
+//! where it stands and compared with what could have been meant. Reading goes on after an unknown key; a value of the
+//! wrong type ends it, and it starts again as if that value were not there. A field of type [`Unenforced`] is read and checked, but reported: nothing in the mesh acts
 //! on it yet, and its value cannot be reached except to check it.
 
 use std::{fmt, marker::PhantomData};
@@ -62,10 +62,23 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unenforced<T> {
     }
 }
 
-/// Reads a `T`, or reports why that cannot be done. A value may come with errors in the report: unknown keys.
+/// Values of the wrong type that are looked past in one object.
+const MAX_WRONG: usize = 32;
+
+/// Reads a `T`, or reports why that cannot be done. A value may come with errors in the report: unknown keys, and
+/// values of the wrong type, which it lacks.
 pub(crate) fn read<T: DeserializeOwned>(node: &Node, fields: Fields, report: &mut Report) -> Option<T> {
-    let result = T::deserialize(Cursor { node, fields, report });
-    result.map_err(|stop| stop.report(report)).ok()
+    let mark = report.mark();
+    loop {
+        match T::deserialize(Cursor { node, fields, report }) {
+            Ok(value) => return Some(value),
+            Err(Stop(None)) if report.wrong_count() < MAX_WRONG => report.rewind(mark),
+            Err(stop) => {
+                stop.report(report);
+                return None;
+            }
+        }
+    }
 }
 
 /// Ends the reading of an object; carries its reason until that has been reported.
@@ -75,7 +88,7 @@ struct Stop(Option<String>);
 impl Stop {
     fn report(mut self, report: &mut Report) -> Self {
         if let Some(reason) = self.0.take() {
-            report.error(reason);
+            report.wrong(reason);
         }
         self
     }
@@ -323,6 +336,9 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
     type Error = Stop;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Stop> {
+        while self.index < self.items.len() && self.report.is_wrong_item(self.index) {
+            self.index += 1;
+        }
         let Some(node) = self.items.get(self.index) else {
             return Ok(None);
         };
@@ -347,14 +363,13 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
     type Error = Stop;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Stop> {
-        if let Some(known) = self.known {
-            let skip = |entry: &Entry| entry.node.is_null() || !known.contains(&&*entry.key);
-            while let Some((entry, rest)) = self.entries.split_first() {
-                if !skip(entry) {
-                    break;
-                }
-                self.entries = rest;
-            }
+        let pass_over =
+            |known: &[&str], entry: &Entry| entry.node.is_null() || !known.contains(&&*entry.key);
+        while let Some((entry, rest)) = self.entries.split_first()
+            && (self.known.is_some_and(|known| pass_over(known, entry))
+                || self.report.is_wrong_field(&entry.key))
+        {
+            self.entries = rest;
         }
         match self.entries.first() {
             Some(entry) => {

@@ -97,9 +97,13 @@ fn read_object(file: &Arc<str>, node: Node, naming: &Naming) -> Document {
         Some((key, meta)) => (Some(key), meta),
         None => (None, ObjectMeta::default()),
     };
-    let object = match (&key, &reading) {
-        (Some(key), Reading::Mesh(kind)) => read_kind(*kind, &node, &meta, key, naming, &mut report),
-        _ => None,
+    let object = match &reading {
+        Reading::Mesh(kind) => {
+            // An object whose name cannot be told is judged all the same.
+            let key = key.clone().or_else(|| nameless(*kind));
+            key.and_then(|key| read_kind(*kind, &node, &meta, &key, naming, &mut report))
+        }
+        Reading::Workload | Reading::Foreign | Reading::Nothing => None,
     };
     let broken = report.has_errors();
     let name = match &key {
@@ -174,6 +178,10 @@ fn identity(node: &Node, reading: &Reading, report: &mut Report) -> Option<(Key,
             .field("namespace", |report| report.accept(Label::new(namespace.unwrap_or(DEFAULT_NAMESPACE))))?;
         Some((Key { kind: kind?, namespace, name }, meta))
     })
+}
+
+fn nameless(kind: Kind) -> Option<Key> {
+    Some(Key { kind, namespace: Label::new(DEFAULT_NAMESPACE).ok()?, name: Label::new("nameless").ok()? })
 }
 
 fn read_kind(

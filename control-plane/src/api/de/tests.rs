@@ -80,10 +80,33 @@ fn wrong_types_are_reported_once_where_they_stand() {
         ),
         ("- a\n", ":1: expected a mapping, found a list"),
     ] {
-        let (value, findings) = outer(text);
-        assert!(value.is_none(), "{text}");
-        assert_eq!(findings, [finding], "{text}");
+        assert_eq!(outer(text).1, [finding], "{text}");
     }
+}
+
+#[test]
+fn what_stands_beside_a_wrong_type_is_read_and_judged() {
+    let (value, findings) =
+        outer("hostName: [x]\ninner:\n- port: web\n  on: 3\n- port: 80\n  prot: 1\nlabels: {a: 1, b: c}\nweight: 7\n");
+    assert_eq!(
+        findings,
+        [
+            "hostName:1: expected a string, found a list",
+            "inner[0].port:3: expected a whole number, found \"web\"",
+            "inner[0].on:4: expected true or false, found \"3\"",
+            "labels.a:7: 1 is a number in YAML, put it in quotes",
+            "inner[1].prot:6: unknown field \"prot\", did you mean \"port\"?",
+        ]
+    );
+    let value = value.unwrap();
+    assert_eq!((value.weight, value.inner.len(), value.labels.len()), (Some(7), 2, 1));
+}
+
+#[test]
+fn there_is_an_end_to_wrong_types() {
+    let (value, findings) = outer(&format!("inner: [{}]\n", "{on: 3}, ".repeat(MAX_WRONG * 2)));
+    assert!(value.is_none());
+    assert_eq!(findings.len(), MAX_WRONG);
 }
 
 #[test]
