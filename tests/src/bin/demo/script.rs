@@ -198,14 +198,17 @@ async fn departure(
     traffic.mark();
     stage.leave(STAR)?;
     let gone = until_listed(stage, false).await?;
+    visits(traffic, 40).await?;
     stage.stop_pod(STAR).await?;
     screen.say(&format!(
         "  its endpoint was gone after {} ms; the other instance of v1 takes over",
         gone.as_millis()
     ));
+    visits(traffic, 40).await?;
     stage.revive(STAR).await?;
     stage.join(STAR)?;
     let back = until_serving().await?;
+    visits(traffic, 40).await?;
     screen
         .say(&format!("  back again: first request served {} ms after its pod was added", back.as_millis()));
     let report = traffic.since_mark();
