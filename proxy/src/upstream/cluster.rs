@@ -35,7 +35,13 @@ use crate::{
 pub struct Upstream {
     cluster: Cluster,
     state: Arc<State>,
+    /// One for all policies the cluster has had.
+    serving: Arc<Serving>,
 }
+
+/// Retires the endpoints when no policy of a cluster is left, so that no connection to them is kept.
+#[derive(Debug)]
+struct Serving(Arc<State>);
 
 /// What is counted and learned about a cluster, whatever its policy says.
 #[derive(Debug)]
@@ -124,7 +130,8 @@ impl Upstream {
             freed: Notify::new(),
             starving: AtomicU32::new(0),
         };
-        Self { cluster, state: Arc::new(state) }
+        let state = Arc::new(state);
+        Self { cluster, serving: Arc::new(Serving(Arc::clone(&state))), state }
     }
 
     /// A cluster of exactly one address: the application beside the proxy, or an original destination. `source` is
@@ -143,7 +150,7 @@ impl Upstream {
     /// The same state under a new policy. The endpoints are sorted anew when balancing or subset have changed.
     #[must_use]
     pub fn with_policy(&self, cluster: Cluster) -> Self {
-        Self { cluster, state: Arc::clone(&self.state) }
+        Self { cluster, state: Arc::clone(&self.state), serving: Arc::clone(&self.serving) }
     }
 
     /// Takes what discovery says; only the control task calls this.
@@ -296,6 +303,14 @@ impl InFlight {
     /// The endpoint that was picked.
     pub fn live(&self) -> &Arc<LiveEndpoint> {
         &self.live
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        for member in self.0.set.load().members() {
+            member.live.retire();
+        }
     }
 }
 
