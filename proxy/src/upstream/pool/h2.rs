@@ -38,7 +38,7 @@ const PING_WITHIN: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     connections: Vec<Rc<Connection>>,
-    line: Line<Rc<Connection>>,
+    line: Line<H2Lease>,
 }
 
 #[derive(Debug)]
@@ -70,18 +70,22 @@ pub(super) async fn checkout(
     now: Instant,
 ) -> Result<Lease, ProxyError> {
     let free = pool.h2.borrow_mut().take_free(now);
-    let connection = match free {
-        Some(connection) => connection,
+    let lease = match free {
+        Some(connection) => H2Lease { connection, pool: Rc::clone(pool) },
         None => enqueue(pool, upstream).await?,
     };
-    Ok(Lease::H2(H2Lease { connection, pool: Rc::clone(pool) }))
+    Ok(Lease::H2(lease))
 }
 
-async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<Rc<Connection>, ProxyError> {
+async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<H2Lease, ProxyError> {
     let place = upstream.wait_in_line()?;
     let (sender, receiver) = oneshot::channel();
     let must_dial = {
         let mut h2 = pool.h2.borrow_mut();
+        // Those who have left must not gather while no connection may be opened.
+        while h2.line.waiters.front().is_some_and(oneshot::Sender::is_closed) {
+            h2.line.waiters.pop_front();
+        }
         h2.line.waiters.push_back(sender);
         std::mem::replace(&mut h2.line.dialing, 1) == 0
     };
@@ -212,14 +216,18 @@ impl Connection {
 }
 
 impl EndpointPool {
-    /// Gives free places to those in line.
-    fn serve_line(&self) {
-        let mut h2 = self.h2.borrow_mut();
-        while !h2.line.is_empty() {
-            let Some(connection) = h2.take_free(Instant::now()) else { return };
-            if let Some(Ok(unwanted)) = h2.line.hand(Ok(connection)) {
-                unwanted.active.set(unwanted.active.get() - 1);
+    /// Gives free places to those in line, as leases: one that is not picked up gives its place back.
+    fn serve_line(self: &Rc<Self>) {
+        loop {
+            let mut h2 = self.h2.borrow_mut();
+            if h2.line.is_empty() {
+                return;
             }
+            let Some(connection) = h2.take_free(Instant::now()) else { return };
+            let unwanted = h2.line.hand(Ok(H2Lease { connection, pool: Rc::clone(self) }));
+            // Dropping a lease looks at the line again.
+            drop(h2);
+            drop(unwanted);
         }
     }
 }
