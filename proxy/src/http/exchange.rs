@@ -254,7 +254,7 @@ impl Exchange {
         after: After,
         authority: &HeaderValue,
     ) -> Result<impl FnOnce(Request<Body>) -> Plan + use<>, ProxyError> {
-        let upgrades = !self.http2 && headers::asks_for_upgrade(request.headers());
+        let upgrades = self.version == Version::HTTP_11 && headers::asks_for_upgrade(request.headers());
         headers::strip_hop_by_hop(request.headers_mut(), upgrades);
         let http2 = !upgrades && upstream.wants_http2(self.http2, self.finish.grpc);
         let balancer = &upstream.cluster().balancing.policy;

@@ -56,9 +56,12 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
 }
 
-/// Whether the client asks to change the protocol of its connection (HTTP/1.1 only).
+/// Whether the client asks to change the protocol of its connection (HTTP/1.1 only). A change to HTTP/2 is ignored, as
+/// a server may: its requests would pass the rules by.
 pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+    let is_h2c = |value: &HeaderValue| tokens(value).any(|token| token.eq_ignore_ascii_case("h2c"));
     headers.contains_key(UPGRADE)
+        && !headers.get_all(UPGRADE).iter().any(is_h2c)
         && headers
             .get_all(CONNECTION)
             .iter()
@@ -111,6 +114,12 @@ mod tests {
         assert!(asks_for_upgrade(&headers));
         strip_hop_by_hop(&mut headers, true);
         assert_eq!(headers, map(&[("connection", "upgrade"), ("upgrade", "websocket")]));
+    }
+
+    #[test]
+    fn an_upgrade_to_http2_is_ignored() {
+        let headers = map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]);
+        assert!(!asks_for_upgrade(&headers));
     }
 
     #[test]
