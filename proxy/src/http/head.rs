@@ -122,7 +122,8 @@ fn http1<B>(request: &mut Request<B>) -> Result<Option<Asked>, ProxyError> {
         Some(authority) => {
             let value = HeaderValue::from_str(authority.as_str())
                 .map_err(|_| ProxyError::BadRequest("the request target names no valid host"))?;
-            if !matches!(request.uri().scheme_str(), None | Some("http")) {
+            // A target without a scheme is an authority, which only CONNECT may have.
+            if request.uri().scheme_str() != Some("http") {
                 return Err(ProxyError::BadRequest("only http:// targets can be proxied without CONNECT"));
             }
             let path = request.uri().path_and_query().cloned();
@@ -285,6 +286,7 @@ mod tests {
             assert!(normalize(&mut request(v11, "/", hosts)).is_err(), "{hosts:?}");
         }
         assert!(normalize(&mut request(Version::HTTP_2, "http://a/", &["b"])).is_err());
+        assert!(normalize(&mut request(v11, "a:80", &["a"])).is_err());
         assert!(normalize(&mut request(Version::HTTP_10, "/", &[])).unwrap().is_none());
     }
 
