@@ -8,7 +8,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -66,50 +66,30 @@ pub(super) struct Latency {
     pub(super) p999: f64,
 }
 
-/// The generators found on this machine.
-#[derive(Debug)]
-pub(super) struct Generators {
-    /// Where `oha` is; without it there are no fixed-rate runs.
-    pub(super) oha: Option<PathBuf>,
+/// Says whether one request to the port is answered with success.
+pub(super) fn probe(protocol: Protocol, port: u16) -> bool {
+    let text = process::output(h2load(protocol, port).args(["-n", "1", "-c", "1", "-N", "2s", URL]));
+    text.and_then(|text| parse_h2load(&text)).is_ok_and(|outcome| outcome.n_succeeded == 1)
 }
 
-impl Generators {
-    /// Says whether one request to the port is answered with success.
-    pub(super) fn probe(&self, protocol: Protocol, port: u16) -> bool {
-        let mut command = h2load(protocol, port);
-        command.args(["-n", "1", "-c", "1", "-N", "2s", URL]);
-        process::output(&mut command)
-            .and_then(|text| parse_h2load(&text))
-            .is_ok_and(|outcome| outcome.n_succeeded == 1)
-    }
+/// As many requests as go through in the time.
+pub(super) fn full(protocol: Protocol, port: u16, seconds: u32) -> Result<Outcome> {
+    let mut command = h2load(protocol, port);
+    command.args(["-c", protocol.n_connections(), "-m", protocol.n_streams()]);
+    parse_h2load(&process::output(command.args(["-t", "1", "-D", &seconds.to_string(), URL]))?)
+}
 
-    /// As many requests as go through in the time.
-    pub(super) fn full(&self, protocol: Protocol, port: u16, seconds: u32) -> Result<Outcome> {
-        let mut command = h2load(protocol, port);
-        command.args(["-c", protocol.n_connections(), "-m", protocol.n_streams()]);
-        command.args(["-t", "1", "-D", &seconds.to_string(), URL]);
-        parse_h2load(&process::output(&mut command)?)
+/// `RATE` requests per second, evenly spaced, from the program `oha`.
+pub(super) fn fixed(oha: &Path, protocol: Protocol, port: u16, seconds: u32) -> Result<Outcome> {
+    let mut command = Command::new(oha);
+    command.args(["--no-tui", "--output-format", "json", "--latency-correction", "--disable-compression"]);
+    command.args(["-t", "5s", "-q", &RATE.to_string(), "-n", &(RATE * seconds).to_string()]);
+    command.args(["-c", protocol.n_connections(), "-p", protocol.n_streams()]);
+    command.args(["--connect-to", &format!("bench:80:127.0.0.1:{port}")]);
+    if protocol == Protocol::Http2 {
+        command.arg("--http2");
     }
-
-    /// `RATE` requests per second, evenly spaced.
-    pub(super) fn fixed(&self, protocol: Protocol, port: u16, seconds: u32) -> Result<Option<Outcome>> {
-        let Some(oha) = &self.oha else { return Ok(None) };
-        let mut command = Command::new(oha);
-        command.args([
-            "--no-tui",
-            "--output-format",
-            "json",
-            "--latency-correction",
-            "--disable-compression",
-        ]);
-        command.args(["-t", "5s", "-q", &RATE.to_string(), "-n", &(RATE * seconds).to_string()]);
-        command.args(["-c", protocol.n_connections(), "-p", protocol.n_streams()]);
-        command.args(["--connect-to", &format!("bench:80:127.0.0.1:{port}")]);
-        if protocol == Protocol::Http2 {
-            command.arg("--http2");
-        }
-        parse_oha(&process::output(command.arg(URL))?).map(Some)
-    }
+    parse_oha(&process::output(command.arg(URL))?)
 }
 
 /// Opens connections that have served one request each and then stay idle.

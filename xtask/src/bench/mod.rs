@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use crate::process::{self, complain};
 use crate::workspace::Workspace;
 use child::Child;
-use load::{Generators, Outcome, Protocol};
+use load::{Outcome, Protocol};
 use peers::{Backend, PEERS, Peer, Programs};
 
 /// What the back end answers: 100 bytes.
@@ -108,7 +108,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         tools::install(workspace, &directory)?;
     }
     let pairs = selection(&options.only)?;
-    let (programs, generators) = tools::find(workspace, &directory)?;
+    let programs = tools::find(workspace, &directory)?;
     if pairs.iter().any(|(_, peer)| peer.kind == peers::Kind::Pillion) {
         let packages = ["--package", "pillion-proxy", "--package", "pillion-control-plane"];
         process::run(workspace.cargo().args(["build", "--release", "--bins"]).args(packages))?;
@@ -121,7 +121,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         for &(scenario, peer) in pairs.iter().filter(|(_, peer)| programs.have(peer.kind)) {
             complain(&format!("{round}/{repeat} {:<12} {}", scenario.name(), peer.name()));
             let run_directory = peers::fresh(&directory.join("run"))?;
-            let values = measure(peer, scenario, &programs, &generators, seconds, &run_directory)
+            let values = measure(peer, scenario, &programs, seconds, &run_directory)
                 .with_context(|| format!("{} in {}", peer.name(), scenario.name()))?;
             record(&mut results, scenario, peer, values);
         }
@@ -167,7 +167,6 @@ fn measure(
     peer: Peer,
     scenario: Scenario,
     programs: &Programs,
-    generators: &Generators,
     seconds: u32,
     directory: &Path,
 ) -> Result<Vec<(&'static str, f64)>> {
@@ -187,22 +186,21 @@ fn measure(
         memory(&mut values, "rss_1000_connections_mib")?;
         drop(connections);
     }
-    generators.full(scenario.downstream(), running.port, 1)?;
+    load::full(scenario.downstream(), running.port, 1)?;
 
-    let (full, cpu) = costed(proxies, || generators.full(scenario.downstream(), running.port, seconds))?;
+    let (full, cpu) = costed(proxies, || load::full(scenario.downstream(), running.port, seconds))?;
     values.push(("full_rps", count(full.n_succeeded) / full.seconds));
     values.extend(per_request(cpu, &full).map(|cost| ("full_cpu_us", cost)));
     let mut n_failed = full.n_failed;
 
-    let (fixed, cpu) = costed(proxies, || generators.fixed(scenario.downstream(), running.port, seconds))?;
-    if let Some(fixed) = fixed {
+    if let Some(oha) = &programs.oha {
+        let (fixed, cpu) =
+            costed(proxies, || load::fixed(oha, scenario.downstream(), running.port, seconds))?;
         values.extend(per_request(cpu, &fixed).map(|cost| ("fixed_cpu_us", cost)));
         if let Some(latency) = fixed.latency {
-            values.extend([
-                ("fixed_p50_ms", latency.p50),
-                ("fixed_p99_ms", latency.p99),
-                ("fixed_p999_ms", latency.p999),
-            ]);
+            values.push(("fixed_p50_ms", latency.p50));
+            values.push(("fixed_p99_ms", latency.p99));
+            values.push(("fixed_p999_ms", latency.p999));
         }
         n_failed += fixed.n_failed;
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::child::{Child, free_port};
-use super::load::{Generators, Protocol};
+use super::load::{self, Protocol};
 use super::{BODY, Scenario};
 use crate::process;
 
@@ -71,6 +71,8 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) nginx: PathBuf,
+    /// Generates the load at a fixed rate; without it there are no such runs.
+    pub(super) oha: Option<PathBuf>,
     pub(super) haproxy: Option<PathBuf>,
     pub(super) envoy: Option<PathBuf>,
     pub(super) proxy: PathBuf,
@@ -141,8 +143,7 @@ pub(super) fn start(
         Kind::Envoy | Kind::Haproxy | Kind::Nginx => chain(peer, scenario, programs, target, directory)?,
     };
     let start = process::now();
-    let generators = Generators { oha: None };
-    while !generators.probe(scenario.downstream(), running.port) {
+    while !load::probe(scenario.downstream(), running.port) {
         let all_run = running.proxies.iter_mut().all(Child::is_running);
         if !all_run || start.elapsed().as_secs() > START_SECONDS {
             bail!("{} does not answer; its output is in {}", peer.name(), directory.display());

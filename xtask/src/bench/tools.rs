@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::load::Generators;
 use super::peers::Programs;
 use crate::process::{self, complain};
 use crate::workspace::Workspace;
@@ -52,7 +51,7 @@ pub(super) fn install(workspace: &Workspace, directory: &Path) -> Result<()> {
 }
 
 /// Finds the programs, and says which are left out.
-pub(super) fn find(workspace: &Workspace, directory: &Path) -> Result<(Programs, Generators)> {
+pub(super) fn find(workspace: &Workspace, directory: &Path) -> Result<Programs> {
     let Some(nginx) = on_path("nginx") else {
         bail!("the back end is nginx: install it (apt install nginx-light)")
     };
@@ -65,16 +64,14 @@ pub(super) fn find(workspace: &Workspace, directory: &Path) -> Result<(Programs,
         }
         path
     };
-    let generators =
-        Generators { oha: found("oha", oha(directory), "no fixed-rate figures (`--install` gets it)") };
-    let programs = Programs {
+    Ok(Programs {
         nginx,
+        oha: found("oha", oha(directory), "no fixed-rate figures (`--install` gets it)"),
         haproxy: found("haproxy", on_path("haproxy"), "left out (apt install haproxy)"),
         envoy: found("envoy", envoy(directory), "left out, and no ratios (`--install` gets it)"),
         proxy: workspace.binary("release", "pillion-proxy"),
         control_plane: workspace.binary("release", "pillion-control-plane"),
-    };
-    Ok((programs, generators))
+    })
 }
 
 /// Says so when other programs keep the machine busy: they cost large programs more than small ones.
