@@ -293,9 +293,10 @@ impl Exchange {
             },
         };
         // A response means that the request is judged: a body still held back is not wanted.
-        if let Some(gate) = gate {
-            gate.settle();
+        if let Some(gate) = &gate {
+            gate.answer();
         }
+        self.finish.gate = gate;
         match tried {
             Ok(Reply { response, hold }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 self.switch(response, hold, upgrade, &after)

@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 const HELD: u8 = 0;
 const OPEN: u8 = 1;
-const SETTLED: u8 = 2;
+const ANSWERED: u8 = 2;
+const SETTLED: u8 = 3;
 
 /// Holds a request body back.
 #[derive(Debug, Default)]
@@ -55,7 +56,7 @@ pub fn pass_on(request: &mut Request<Body>, line: Option<&Arc<Line>>) -> Option<
     }
     let (opener, line) = (gate.clone(), line.cloned());
     hyper::ext::on_informational(request, move |response| match (response.status(), &opener, &line) {
-        (StatusCode::CONTINUE, Some(gate), _) => gate.move_to(OPEN),
+        (StatusCode::CONTINUE, Some(gate), _) => gate.advance(HELD, OPEN),
         (StatusCode::CONTINUE, None, _) | (_, _, None) => {}
         (status, _, Some(line)) => line.say(status, response.headers()),
     });
@@ -76,14 +77,20 @@ impl Gate {
         Some(gate)
     }
 
-    /// The upstream has answered for good: a body that is still held back will not be sent.
-    pub fn settle(&self) {
-        self.move_to(SETTLED);
+    /// The upstream has answered: a body that is still held back is not wanted. It is held on while the response is
+    /// read, because hyper gives up both when one breaks off.
+    pub fn answer(&self) {
+        self.advance(HELD, ANSWERED);
     }
 
-    fn move_to(&self, next: u8) {
-        // Only a held gate changes: once open it stays open.
-        let _ = self.state.compare_exchange(HELD, next, Ordering::AcqRel, Ordering::Acquire);
+    /// The response is complete: a body that is still held back breaks off.
+    pub fn settle(&self) {
+        self.advance(ANSWERED, SETTLED);
+    }
+
+    fn advance(&self, from: u8, to: u8) {
+        // Once open it stays open.
+        let _ = self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
         self.reader.wake();
     }
 }
@@ -99,10 +106,11 @@ impl http_body::Body for Gated {
         self.gate.reader.register(cx.waker());
         match self.gate.state.load(Ordering::Acquire) {
             OPEN => {}
+            ANSWERED => return Poll::Pending,
             SETTLED => return Poll::Ready(Some(Err(BodyError::Unwanted))),
             _ => {
                 ready!(self.patience.as_mut().poll(cx));
-                self.gate.move_to(OPEN);
+                self.gate.advance(HELD, OPEN);
             }
         }
         Pin::new(&mut self.body).poll_frame(cx)

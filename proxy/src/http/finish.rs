@@ -15,7 +15,7 @@ use http::{HeaderValue, Request};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::{attempt::Hold, downstream::Downstream, headers};
+use super::{attempt::Hold, downstream::Downstream, expect::Gate, headers};
 use crate::{
     body::{Body, BodyError},
     error::Flag,
@@ -42,6 +42,8 @@ pub struct Finish {
     pub response_bytes: u64,
     /// Where it is counted: the cluster, once one is chosen.
     pub stats: Option<Arc<RequestStats>>,
+    /// Before a request body that waits for the upstream to ask for it.
+    pub gate: Option<Arc<Gate>>,
     /// The log line, filled as the exchange goes on; absent when nothing is logged.
     log: Option<Box<Record>>,
     downstream: Rc<Downstream>,
@@ -68,6 +70,7 @@ impl Finish {
             request_bytes: 0,
             response_bytes: 0,
             stats: None,
+            gate: None,
             log,
         }
     }
@@ -122,6 +125,9 @@ impl Drop for Finish {
         if let Some(mut record) = self.log.take() {
             record.finish(&outcome);
             self.downstream.worker.access_log.push(*record);
+        }
+        if let Some(gate) = &self.gate {
+            gate.settle();
         }
         self.downstream.leave(now);
     }
