@@ -4,9 +4,10 @@
 //! Host, a Host that is no authority, CONNECT. Paths are normalized before anything is matched against them, so that
 //! a rule cannot be evaded by writing the same path differently (Istio's BASE).
 
+use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Uri, Version,
-    header::HOST,
+    HeaderMap, HeaderValue, Method, Request, Uri, Version,
+    header::{COOKIE, HOST},
     uri::{Authority, PathAndQuery},
 };
 use pillion_policy::matching::Head;
@@ -102,9 +103,22 @@ fn http2<B>(request: &mut Request<B>) -> Result<Option<Asked>, ProxyError> {
     };
     let value = value.ok_or(ProxyError::BadRequest("the request has no :authority"))?;
     request.headers_mut().remove(HOST);
+    join_cookies(request.headers_mut());
     Asked::new(value)
         .map(Some)
         .ok_or(ProxyError::BadRequest(":authority is not a host with an optional port"))
+}
+
+/// HTTP/2 clients may send a cookie in pieces, which belong together everywhere else (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(COOKIE).iter();
+    if pieces.next().is_none() || pieces.next().is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(pieces.join(&b"; "[..]))) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Exactly one Host; an absolute-form target overrides it (RFC 9112 §3.2.2).
@@ -285,9 +299,23 @@ mod tests {
         for hosts in [&[][..], &["a", "b"], &["a b"], &["a:x"], &["u@a"], &[""], &["a:99999"], &["[::1"]] {
             assert!(normalize(&mut request(v11, "/", hosts)).is_err(), "{hosts:?}");
         }
+        for target in ["shop:80", "https://shop/"] {
+            assert!(normalize(&mut request(v11, target, &["shop"])).is_err(), "{target}");
+        }
         assert!(normalize(&mut request(Version::HTTP_2, "http://a/", &["b"])).is_err());
         assert!(normalize(&mut request(v11, "a:80", &["a"])).is_err());
         assert!(normalize(&mut request(Version::HTTP_10, "/", &[])).unwrap().is_none());
+    }
+
+    #[test]
+    fn pieces_of_a_cookie_belong_together() {
+        let mut request = Request::builder().version(Version::HTTP_2).uri("http://shop/");
+        for piece in ["a=1", "b=2"] {
+            request = request.header(COOKIE, piece);
+        }
+        let mut request = request.body(()).unwrap();
+        normalize(&mut request).unwrap();
+        assert_eq!(request.headers().get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
     }
 
     #[test]
