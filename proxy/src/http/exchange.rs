@@ -12,7 +12,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header::TRANSFER_ENCODING};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use pillion_policy::route::{Action, Backend, Cors, Forward, Route, Target};
@@ -46,6 +46,7 @@ pub struct Exchange {
     asked: Option<Asked>,
     http2: bool,
     version: Version,
+    is_head: bool,
 }
 
 /// What is to be done with a request.
@@ -109,6 +110,7 @@ impl Exchange {
         let mut finish = Finish::new(request, Rc::clone(&downstream), &id, Instant::now());
         finish.request_bytes = request.body().size_hint().exact().unwrap_or(0);
         let version = request.version();
+        let is_head = *request.method() == Method::HEAD;
         let http2 = version == Version::HTTP_2;
         let conflicts = downstream.line.as_ref().is_some_and(|line| line.begin());
         let normalized = match conflicts && request.headers().contains_key(TRANSFER_ENCODING) {
@@ -116,9 +118,9 @@ impl Exchange {
             false => head::normalize(request),
         };
         match normalized {
-            Ok(asked) => Ok(Self { downstream, finish, asked, http2, version }),
+            Ok(asked) => Ok(Self { downstream, finish, asked, http2, version, is_head }),
             Err(error) => {
-                let exchange = Self { downstream, finish, asked: None, http2, version };
+                let exchange = Self { downstream, finish, asked: None, http2, version, is_head };
                 Err(exchange.refuse(&error))
             }
         }
@@ -362,6 +364,9 @@ impl Exchange {
     /// Sends an answer of the proxy's own.
     fn answer(mut self, mut response: Response<Body>) -> Response<Body> {
         self.seal(&mut response);
+        if self.is_head {
+            return response.map(|_| Body::Empty);
+        }
         self.finish.response_bytes = response.body().size_hint().exact().unwrap_or(0);
         response
     }
