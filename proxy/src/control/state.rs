@@ -191,11 +191,12 @@ impl Control {
     }
 
     /// Drops what nobody asks for any more, and takes up policies that have waited long enough. To be called every
-    /// few hundred milliseconds.
-    pub fn sweep(&mut self, now: Instant) {
+    /// few hundred milliseconds. Without a control plane that could be asked again, what it has said is kept.
+    pub fn sweep(&mut self, now: Instant, connected: bool) {
         let second = self.views.second(now);
         let is_over = |host: &Host| match host.live {
-            Some(_) => Duration::from_secs(second.saturating_sub(host.usage.last())) > self.idle,
+            Some(_) => connected && Duration::from_secs(second.saturating_sub(host.usage.last())) > self.idle,
+            None if host.absent.is_some() && !connected => false,
             None => now.saturating_duration_since(host.asked) > ABSENT,
         };
         let over: Vec<_> =
