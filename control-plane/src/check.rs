@@ -3,7 +3,6 @@
 //! The files go the way they go in the control plane, through the same functions, so the verdict is the same.
 
 use std::{
-    fs,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -14,7 +13,7 @@ use crate::{
     index::Index,
     naming::Naming,
     problem::{Problem, Severity},
-    source::{dir::holds_objects, files::Files},
+    source::{dir, files::Files},
     validate,
 };
 
@@ -34,19 +33,12 @@ impl Checked {
     }
 }
 
-/// Checks files, the files of directories, and standard input for `-`, as one set. An error is about reading them.
-pub fn check_files(paths: &[PathBuf], cluster_domain: &Hostname) -> io::Result<Checked> {
+/// Checks files, the files of directories, and standard input for `-`, as one set. What cannot be read is a problem.
+pub fn check_files(paths: &[PathBuf], cluster_domain: &Hostname) -> Checked {
     let naming = Naming::new(cluster_domain);
     let mut files = Files::new(naming.clone());
     for path in paths {
-        if path.as_os_str() == "-" {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text)?;
-            files.put("-", &text);
-        } else {
-            add(path, &mut files)
-                .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
-        }
+        add(path, &mut files);
     }
     let update = files.update().unwrap_or_default();
     let mut index = Index::new(naming);
@@ -56,22 +48,30 @@ pub fn check_files(paths: &[PathBuf], cluster_domain: &Hostname) -> io::Result<C
     let mut problems = update.problems;
     problems.extend(validate::check(&index));
     problems.sort_by(|a, b| (&a.file, a.line, &a.path).cmp(&(&b.file, b.line, &b.path)));
-    Ok(Checked { objects: index.len(), problems })
+    Checked { objects: index.len(), problems }
 }
 
-fn add(path: &Path, files: &mut Files) -> io::Result<()> {
-    if !path.is_dir() {
-        files.put(&path.to_string_lossy(), &fs::read_to_string(path)?);
-        return Ok(());
-    }
-    let mut entries = fs::read_dir(path)?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_dir = entry.path().is_dir() && !name.starts_with('.');
-        if is_dir || holds_objects(&name) {
-            add(&entry.path(), files)?;
+fn add(path: &Path, files: &mut Files) {
+    if path.is_dir() {
+        let listing = dir::list(path);
+        for file in listing.files.keys() {
+            add(file, files);
         }
+        for (dir, reason) in &listing.unlisted {
+            files.unreadable(&dir.to_string_lossy(), reason);
+        }
+        return;
     }
-    Ok(())
+    let content = if path.as_os_str() == "-" { standard_input() } else { dir::read(path) };
+    let name = path.to_string_lossy();
+    match content {
+        Ok(content) => files.put(&name, content),
+        Err(error) => files.unreadable(&name, &error.to_string()),
+    }
+}
+
+fn standard_input() -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    io::stdin().read_to_end(&mut content)?;
+    Ok(content)
 }

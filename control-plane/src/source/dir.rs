@@ -34,9 +34,6 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const POLL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(200));
 /// Largest file that is read.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
-/// Deepest directory that is entered; ends loops of symbolic links.
-const MAX_DEPTH: usize = 16;
-
 /// A directory of objects.
 #[derive(Debug)]
 pub(crate) struct Directory {
@@ -45,11 +42,13 @@ pub(crate) struct Directory {
     seen: BTreeMap<PathBuf, Identity>,
     /// Files that were empty at the last walk and had content before: most likely about to be written.
     emptied: BTreeSet<PathBuf>,
+    /// Directories that could not be listed at the last walk.
+    unlisted: BTreeSet<PathBuf>,
 }
 
 /// What tells one content of a file from another without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Identity {
+pub(crate) struct Identity {
     device: u64,
     inode: u64,
     size: u64,
@@ -73,6 +72,7 @@ impl Directory {
             files: Files::new(naming),
             seen: BTreeMap::new(),
             emptied: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
         })
     }
 
@@ -127,13 +127,8 @@ impl Directory {
 
     /// Walks the directory and takes in what is new.
     pub(crate) fn scan(&mut self, noticed: &BTreeSet<PathBuf>) -> Option<Update> {
-        let mut found = BTreeMap::new();
-        let complete = walk(&self.root, 0, &mut found)
-            .inspect_err(
-                |error| tracing::warn!(dir = %self.root.display(), %error, "cannot read the directory"),
-            )
-            .is_ok();
-        for (path, identity) in &found {
+        let listing = list(&self.root);
+        for (path, identity) in &listing.files {
             let just_emptied = identity.size == 0 && self.seen.get(path).is_some_and(|seen| seen.size > 0);
             if just_emptied && self.emptied.insert(path.clone()) {
                 continue;
@@ -141,8 +136,8 @@ impl Directory {
             if self.seen.get(path) != Some(identity) || noticed.contains(path) {
                 self.emptied.remove(path);
                 let name = path.to_string_lossy();
-                match read(path, identity.size) {
-                    Ok(text) => self.files.put(&name, &text),
+                match read(path) {
+                    Ok(content) => self.files.put(&name, &content),
                     // It went away between the walk and now; the next walk settles it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => self.files.unreadable(&name, &error.to_string()),
@@ -151,15 +146,24 @@ impl Directory {
             }
         }
         // What could not be listed is not gone.
-        if complete {
-            let gone: Vec<PathBuf> =
-                self.seen.keys().filter(|path| !found.contains_key(*path)).cloned().collect();
-            for path in gone {
-                self.seen.remove(&path);
-                self.files.remove(&path.to_string_lossy());
-            }
+        let hidden = |path: &Path| path.ancestors().any(|parent| listing.unlisted.contains_key(parent));
+        let gone = self.seen.keys().filter(|path| !listing.files.contains_key(*path) && !hidden(path));
+        for path in gone.cloned().collect::<Vec<_>>() {
+            self.seen.remove(&path);
+            self.files.remove(&path.to_string_lossy());
         }
+        self.note_unlisted(&listing.unlisted);
         self.files.update()
+    }
+
+    fn note_unlisted(&mut self, unlisted: &BTreeMap<PathBuf, String>) {
+        for listed in self.unlisted.iter().filter(|dir| !unlisted.contains_key(*dir)) {
+            self.files.remove(&listed.to_string_lossy());
+        }
+        for (dir, error) in unlisted {
+            self.files.unreadable(&dir.to_string_lossy(), error);
+        }
+        self.unlisted = unlisted.keys().cloned().collect();
     }
 }
 
@@ -190,45 +194,75 @@ fn wait(rings: &Receiver<()>, poll: Duration) {
     }
 }
 
-/// Collects the files that hold objects; symbolic links are followed.
-fn walk(dir: &Path, depth: usize, found: &mut BTreeMap<PathBuf, Identity>) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') {
-            continue;
-        }
-        // A link that leads nowhere, or a file that has just gone.
-        let Ok(meta) = fs::metadata(&path) else { continue };
-        if meta.is_dir() && depth < MAX_DEPTH {
-            walk(&path, depth + 1, found)?;
-        } else if meta.is_file() && holds_objects(&name) {
-            let identity = Identity {
-                device: meta.dev(),
-                inode: meta.ino(),
-                size: meta.size(),
-                modified: (meta.mtime(), meta.mtime_nsec()),
-                changed: (meta.ctime(), meta.ctime_nsec()),
-            };
-            found.insert(path, identity);
-        }
+/// What a walk through a directory finds.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// The files that hold objects.
+    pub(crate) files: BTreeMap<PathBuf, Identity>,
+    /// Directories that cannot be listed, and why.
+    pub(crate) unlisted: BTreeMap<PathBuf, String>,
+}
+
+/// Finds the files that hold objects, at any depth; symbolic links are followed, names that start with a dot are not.
+pub(crate) fn list(root: &Path) -> Listing {
+    let mut listing = Listing::default();
+    let mut parents = fs::metadata(root).iter().map(|meta| (meta.dev(), meta.ino())).collect();
+    if let Err(error) = listing.enter(root, &mut parents) {
+        listing.unlisted.insert(root.to_owned(), error.to_string());
     }
-    Ok(())
+    listing
+}
+
+impl Listing {
+    /// `parents` are the directories above, by device and inode: one that links to itself is not entered again.
+    fn enter(&mut self, dir: &Path, parents: &mut Vec<(u64, u64)>) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with('.') {
+                continue;
+            }
+            // A link that leads nowhere, or a file that has just gone.
+            let Ok(meta) = fs::metadata(&path) else { continue };
+            let place = (meta.dev(), meta.ino());
+            if meta.is_dir() && !parents.contains(&place) {
+                parents.push(place);
+                match self.enter(&path, parents) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        self.unlisted.insert(path, error.to_string());
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+                parents.pop();
+            } else if meta.is_file() && holds_objects(&name) {
+                let identity = Identity {
+                    device: meta.dev(),
+                    inode: meta.ino(),
+                    size: meta.size(),
+                    modified: (meta.mtime(), meta.mtime_nsec()),
+                    changed: (meta.ctime(), meta.ctime_nsec()),
+                };
+                self.files.insert(path, identity);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether a file is one of ours, and not what an editor leaves beside it (`#x.yaml#`, `x.yaml~`, `.x.yaml.swp`, `4913`).
-pub(crate) fn holds_objects(name: &str) -> bool {
+fn holds_objects(name: &str) -> bool {
     let extension = name.rsplit_once('.').map(|(_, extension)| extension);
     !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-fn read(path: &Path, size: u64) -> io::Result<String> {
-    if size > MAX_FILE {
+/// The content of a file, which need not be a regular one.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_FILE {
         return Err(io::Error::other(format!("larger than {MAX_FILE} bytes")));
     }
-    let mut text = String::new();
-    fs::File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
+    Ok(content)
 }
 
 #[cfg(test)]

@@ -40,28 +40,36 @@ impl Files {
         Self { naming, files: BTreeMap::new(), in_force: BTreeMap::new(), changed: true }
     }
 
-    /// Takes the present text of a file.
-    pub(crate) fn put(&mut self, name: &str, text: &str) {
-        self.changed = true;
-        let file = self.files.entry(name.into()).or_default();
-        match read_file(name, text, &self.naming) {
-            Ok(documents) => *file = File { documents, broken: None },
-            Err(problem) => file.broken = Some(*problem),
+    /// Takes the present content of a file.
+    pub(crate) fn put(&mut self, name: &str, content: impl AsRef<[u8]>) {
+        let content = content.as_ref();
+        let documents = match str::from_utf8(content) {
+            Ok(text) => read_file(name, text, &self.naming),
+            Err(error) => {
+                let before = content.iter().take(error.valid_up_to());
+                let line = before.filter(|byte| **byte == b'\n').count() + 1;
+                let line = u32::try_from(line).unwrap_or(u32::MAX);
+                Err(Box::new(file_problem(name, line, "not valid YAML: not UTF-8 text".to_owned())))
+            }
+        };
+        match documents {
+            Ok(documents) => {
+                self.files.insert(name.into(), File { documents, broken: None });
+                self.changed = true;
+            }
+            Err(problem) => self.broken(name, *problem),
         }
     }
 
-    /// Notes that a file cannot be read; its content stays in force.
+    /// Notes that a file, or a directory, cannot be read; its content stays in force.
     pub(crate) fn unreadable(&mut self, name: &str, reason: &str) {
-        self.changed = true;
+        self.broken(name, file_problem(name, 1, format!("cannot be read: {reason}")));
+    }
+
+    fn broken(&mut self, name: &str, problem: Problem) {
         let file = self.files.entry(name.into()).or_default();
-        file.broken = Some(Problem {
-            severity: Severity::Error,
-            object: String::new(),
-            file: name.to_owned(),
-            line: 1,
-            path: String::new(),
-            reason: format!("cannot be read: {reason}"),
-        });
+        self.changed |= file.broken.as_ref() != Some(&problem);
+        file.broken = Some(problem);
     }
 
     /// Forgets a file.
@@ -114,6 +122,17 @@ impl Files {
         }
         self.in_force = next;
         events
+    }
+}
+
+fn file_problem(file: &str, line: u32, reason: String) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        object: String::new(),
+        file: file.to_owned(),
+        line,
+        path: String::new(),
+        reason,
     }
 }
 

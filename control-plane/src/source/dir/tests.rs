@@ -123,9 +123,7 @@ fn a_save_of_the_same_size_in_the_same_instant_is_read_when_noticed() {
     let identity = directory.seen[&path].clone();
     scratch.write("a.yaml", &service(81));
     // As a clock that stands still would have it.
-    let mut found = BTreeMap::new();
-    walk(&scratch.0, 0, &mut found).unwrap();
-    directory.seen.insert(path.clone(), found[&path].clone());
+    directory.seen.insert(path.clone(), list(&scratch.0).files[&path].clone());
     assert_ne!(identity.inode, 0);
     assert_eq!(ports(&directory.scan(&BTreeSet::from([path])).unwrap()), [Some(81)]);
 }
@@ -138,6 +136,37 @@ fn what_editors_leave_is_passed_over() {
     for name in ["a.yaml", "b.yml", "c.json"] {
         assert!(holds_objects(name), "{name}");
     }
+}
+
+#[test]
+fn links_in_a_circle_are_not_followed_for_ever_and_only_files_are_read() {
+    let scratch = Scratch::new("circle");
+    fs::create_dir_all(scratch.0.join("a/b.yaml")).unwrap();
+    scratch.write("a/b.yaml/c.yaml", &service(80));
+    symlink("..", scratch.0.join("a/up")).unwrap();
+    symlink(".", scratch.0.join("self")).unwrap();
+    symlink("nowhere", scratch.0.join("d.yaml")).unwrap();
+    let listing = list(&scratch.0);
+    assert_eq!(listing.files.keys().collect::<Vec<_>>(), [&scratch.0.join("a/b.yaml/c.yaml")]);
+    assert!(listing.unlisted.is_empty());
+}
+
+#[test]
+fn what_cannot_be_listed_is_said_and_stays_in_force() {
+    let scratch = Scratch::new("hidden");
+    scratch.write("a.yaml", &service(80));
+    let naming = Naming::new(&Hostname::new("cluster.local").unwrap());
+    let mut directory = Directory::open(&scratch.0, naming).unwrap();
+    assert_eq!(ports(&directory.scan(&BTreeSet::new()).unwrap()), [Some(80)]);
+    let hidden = scratch.0.with_extension("hidden");
+    fs::rename(&scratch.0, &hidden).unwrap();
+    let update = directory.scan(&BTreeSet::new()).unwrap();
+    assert!(update.events.is_empty());
+    assert!(update.problems[0].to_string().contains(":1: error: cannot be read: No such file"));
+    assert!(directory.scan(&BTreeSet::new()).is_none());
+    fs::rename(&hidden, &scratch.0).unwrap();
+    let update = directory.scan(&BTreeSet::new()).unwrap();
+    assert!(update.events.is_empty() && update.problems.is_empty());
 }
 
 #[test]
