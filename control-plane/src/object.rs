@@ -163,7 +163,7 @@ pub(crate) struct PodFacts {
     pub(crate) ready: bool,
     /// It has been asked to stop.
     pub(crate) terminating: bool,
-    /// It has stopped, or has not begun: it can serve nobody.
+    /// It has stopped: it can serve nobody.
     pub(crate) gone: bool,
     /// A proxy of the mesh stands in front of it.
     pub(crate) sidecar: bool,
@@ -279,7 +279,15 @@ pub(crate) struct Traffic {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) balancing: Option<Balancing>,
-    pub(crate) pool: Option<ConnectionPool>,
+    pub(crate) pool: Option<Pool>,
+}
+
+/// A `connectionPool`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pool {
+    pub(crate) limits: ConnectionPool,
+    /// What is spoken upstream, where that is not left to the port.
+    pub(crate) protocol: Option<Protocol>,
 }
 
 /// What a source has to say about an object.

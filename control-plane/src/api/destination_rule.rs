@@ -165,10 +165,8 @@ schema! {
         #[expect(dead_code, reason = "reported by its type")]
         max_retries: Unenforced<i32>,
         idle_timeout: Option<ApiDuration>,
-        #[expect(dead_code, reason = "reported by its type")]
-        h2_upgrade_policy: Unenforced<H2UpgradePolicy>,
-        #[expect(dead_code, reason = "reported by its type")]
-        use_client_protocol: Unenforced<bool>,
+        h2_upgrade_policy: Option<H2UpgradePolicy>,
+        use_client_protocol: bool,
         max_concurrent_streams: Option<i32>,
         #[expect(dead_code, reason = "reported by its type")]
         http2_keep_alive: Unenforced<Http2KeepAlive>,

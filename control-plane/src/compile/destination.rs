@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pillion_policy::{
-    cluster::{Cluster, Labels},
+    cluster::{Cluster, Labels, Protocol},
     name::{ClusterName, EndpointSetName, Hostname, Label},
 };
 
@@ -96,18 +96,25 @@ fn build(service: &Found<'_>, port: &ServicePort, rules: &Rules<'_>, subset: Opt
     cluster.labels = subset.map_or_else(Labels::new, |subset| subset.labels.clone());
     let settings = effective(rules.policy(), subset.and_then(|subset| subset.policy.as_ref()), port.port);
     cluster.balancing = settings.balancing.unwrap_or_default();
-    cluster.pool = settings.pool.unwrap_or_default();
+    let pool = settings.pool.unwrap_or_default();
+    cluster.pool = pool.limits;
+    cluster.protocol = match (port.protocol, pool.protocol) {
+        // Opaque bytes have no version.
+        (Protocol::Tcp, _) | (_, None) => port.protocol,
+        (_, Some(asked)) => asked,
+    };
     cluster
 }
 
-/// The settings for a port: a block for the port replaces the one for all ports, a subset's overrides its host's field
-/// by field.
+/// The settings for a port. A block for the port replaces the one for all ports; what a subset says for all ports
+/// overrides, field by field, what its host says for this one, and what it says for this port replaces everything.
 fn effective(host: Option<&Traffic>, subset: Option<&Traffic>, port: u16) -> Settings {
-    let for_port = |traffic: Option<&Traffic>| traffic.and_then(|traffic| traffic.ports.get(&port)).cloned();
-    if let Some(settings) = for_port(subset).or_else(|| for_port(host)) {
+    let for_port = |traffic: &Traffic| traffic.ports.get(&port).cloned();
+    if let Some(settings) = subset.and_then(for_port) {
         return settings;
     }
-    let host = host.map(|traffic| traffic.all.clone()).unwrap_or_default();
+    let host =
+        host.map(|traffic| for_port(traffic).unwrap_or_else(|| traffic.all.clone())).unwrap_or_default();
     let subset = subset.map(|traffic| traffic.all.clone()).unwrap_or_default();
     Settings { balancing: subset.balancing.or(host.balancing), pool: subset.pool.or(host.pool) }
 }

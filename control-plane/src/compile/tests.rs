@@ -247,6 +247,30 @@ fn a_port_block_replaces_and_a_subset_block_overrides() {
         (subset.pool.max_connections, subset.balancing.policy),
         (7, pillion_policy::cluster::LoadBalancer::Random)
     );
+    let both = cluster("{host: a, subset: v1}", "default/r.example.com:81");
+    assert_eq!((both.pool.max_connections, both.balancing), (7, Default::default()));
+}
+
+#[test]
+fn a_rule_says_which_version_is_spoken_upstream() {
+    use pillion_policy::cluster::Protocol::{self, Auto, Http1, Http2, Tcp};
+    let spoken = |port: &str, settings: &str| -> Protocol {
+        let rule = rule("name: r", &format!("trafficPolicy: {{connectionPool: {{http: {{{settings}}}}}}}"));
+        let index =
+            index(&[&SERVICE.replace("name: http", &format!("name: {port}")), rule.as_str()].concat());
+        service(&index, "default/a:80").unwrap().clusters()[0].protocol
+    };
+    for (port, settings, protocol) in [
+        ("http", "h2UpgradePolicy: UPGRADE", Http2),
+        ("http", "h2UpgradePolicy: DO_NOT_UPGRADE", Http1),
+        ("grpc", "h2UpgradePolicy: DO_NOT_UPGRADE", Http2),
+        ("http", "useClientProtocol: true", Auto),
+        ("http2", "useClientProtocol: true, h2UpgradePolicy: UPGRADE", Auto),
+        ("http", "useClientProtocol: false", Http1),
+        ("tcp", "h2UpgradePolicy: UPGRADE", Tcp),
+    ] {
+        assert_eq!(spoken(port, settings), protocol, "{port} {settings}");
+    }
 }
 
 fn pod(name: &str, ip: u8, rest: &str) -> String {
@@ -266,6 +290,7 @@ fn pods_give_endpoints_by_their_condition() {
         pod("unready", 3, ", conditions: [{type: Ready, status: 'False'}]"),
         pod("leaving", 4, "deletionTimestamp: '2026-01-01T00:00:00Z'"),
         pod("done", 5, ", phase: Succeeded"),
+        pod("starting", 6, ", phase: Pending"),
     ];
     let text = selecting.clone() + &pods.concat();
     let found = |text: &str| -> Vec<(u8, Health)> {
@@ -280,7 +305,7 @@ fn pods_give_endpoints_by_their_condition() {
     let all = text.replace("spec: {", "spec: {publishNotReadyAddresses: true, ");
     let ready: Vec<u8> =
         found(&all).iter().filter(|(_, health)| *health == Health::Ready).map(|(ip, _)| *ip).collect();
-    assert_eq!(ready, [1, 2, 3, 4]);
+    assert_eq!(ready, [1, 2, 3, 4, 6]);
     assert!(endpoints(&index(&text), "a.default.svc.cluster.local:81").is_none());
     assert!(endpoints(&index(&text), "b.default.svc.cluster.local:80").is_none());
 }

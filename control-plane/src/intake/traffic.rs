@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use pillion_policy::{
-    cluster::{Balancing, ConnectionPool, HashKey, Keepalive, LoadBalancer, Warmup},
+    cluster::{Balancing, ConnectionPool, HashKey, Keepalive, LoadBalancer, Protocol, Warmup},
     header,
     name::Label,
 };
 
 use super::values::limit;
 use crate::{
-    api::{self, SimpleLb},
+    api::{self, H2UpgradePolicy, SimpleLb},
     naming::{Exported, HostPattern, Naming},
-    object::{DestinationRule, Key, Settings, Subset, Traffic},
+    object::{DestinationRule, Key, Pool, Settings, Subset, Traffic},
     problem::Report,
 };
 
@@ -181,9 +181,7 @@ fn consistent_hash(hash: &api::ConsistentHash, report: &mut Report) -> Option<Lo
         keys.push(HashKey::Header(name?));
     }
     if let Some(cookie) = &hash.http_cookie {
-        if cookie.name.is_empty() {
-            report.field("httpCookie", |report| report.error("the cookie needs a name"));
-        }
+        report.field("httpCookie", |report| check_cookie(cookie, report));
         let ttl = cookie.ttl.map(|ttl| ttl.0);
         keys.push(HashKey::Cookie { name: cookie.name.clone(), path: cookie.path.clone(), ttl });
     }
@@ -209,6 +207,19 @@ fn consistent_hash(hash: &api::ConsistentHash, report: &mut Report) -> Option<Lo
         }
     };
     keys.pop().map(|key| LoadBalancer::RingHash { key, minimum_size })
+}
+
+/// What is made up goes into `Set-Cookie` (RFC 6265 §4.1.1): a name is a token, as that of a header is.
+fn check_cookie(cookie: &api::HttpCookie, report: &mut Report) {
+    if cookie.name.is_empty() {
+        report.error("the cookie needs a name");
+    } else if header::name(&cookie.name).is_err() {
+        report.field("name", |report| report.error(format!("{:?} is not a name of a cookie", cookie.name)));
+    }
+    let odd = |char: char| char == ';' || !matches!(char, ' '..='~');
+    if let Some(path) = cookie.path.as_deref().filter(|path| path.contains(odd)) {
+        report.field("path", |report| report.error(format!("{path:?} is not a path of a cookie")));
+    }
 }
 
 fn warmup(balancer: &api::LoadBalancer, report: &mut Report) -> Option<Warmup> {
@@ -242,7 +253,7 @@ fn warmup(balancer: &api::LoadBalancer, report: &mut Report) -> Option<Warmup> {
     })
 }
 
-fn connection_pool(pool: &api::ConnectionPool, report: &mut Report) -> ConnectionPool {
+fn connection_pool(pool: &api::ConnectionPool, report: &mut Report) -> Pool {
     let mut read = ConnectionPool::default();
     if pool.tcp.is_none() && pool.http.is_none() {
         report.error("it has no field: leave it out");
@@ -282,5 +293,14 @@ fn connection_pool(pool: &api::ConnectionPool, report: &mut Report) -> Connectio
             });
         }
     });
-    read
+    Pool { limits: read, protocol: pool.http.as_ref().and_then(upstream_protocol) }
+}
+
+/// What the settings ask to be spoken upstream: the client's version beats the upgrade, as in Istio.
+fn upstream_protocol(http: &api::HttpSettings) -> Option<Protocol> {
+    match (http.use_client_protocol, http.h2_upgrade_policy) {
+        (true, _) => Some(Protocol::Auto),
+        (false, Some(H2UpgradePolicy::Upgrade)) => Some(Protocol::Http2),
+        (false, Some(H2UpgradePolicy::Default | H2UpgradePolicy::DoNotUpgrade) | None) => None,
+    }
 }
