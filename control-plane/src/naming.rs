@@ -31,8 +31,14 @@ impl Naming {
     pub(crate) fn qualify(&self, host: &str, namespace: &str) -> Result<Hostname, Invalid> {
         let host = Hostname::new(host)?;
         let text = host.as_str();
-        if text.contains(':') || text.parse::<std::net::IpAddr>().is_ok() {
+        if text.parse::<std::net::IpAddr>().is_ok() {
             return Ok(host);
+        }
+        if text.contains(':') {
+            return Err(Invalid::new(format!("host {text:?} is not a host: a port does not belong here")));
+        }
+        if text.split('.').any(str::is_empty) {
+            return Err(Invalid::new(format!("host {text:?} is not a host: a part between dots is empty")));
         }
         let labels = text.split('.').count();
         match labels {
@@ -40,6 +46,11 @@ impl Naming {
             3 if text.ends_with(".svc") => Hostname::new(&format!("{text}.{}", self.domain)),
             _ => Ok(host),
         }
+    }
+
+    /// Whether a qualified host is one that only a service of this cluster can have.
+    pub(crate) fn is_of_cluster(&self, host: &Hostname) -> bool {
+        host.as_str().strip_suffix(&*self.domain).is_some_and(|rest| rest.ends_with(".svc."))
     }
 
     /// The namespace and name of the service a qualified host names; for `a.b` the service `a` in namespace `b`,
@@ -121,6 +132,15 @@ impl Exported {
             }
         }
         Ok(Self::To(namespaces))
+    }
+
+    /// Whether some client may see both rules.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Everywhere, Self::Everywhere) => true,
+            (Self::Everywhere, Self::To(some)) | (Self::To(some), Self::Everywhere) => !some.is_empty(),
+            (Self::To(some), Self::To(_)) => some.iter().any(|entry| other.reaches(entry.as_str())),
+        }
     }
 
     /// Whether clients in `namespace` see the rule.

@@ -9,7 +9,7 @@ use crate::{
     api::PortRef,
     compile::{Missing, resolve},
     index::Index,
-    naming::HostPattern,
+    naming::{Exported, HostPattern},
     object::{Action, Destination, DestinationRule, Kind, Object, Service, Stored, VirtualService},
     problem::{Path, Problem, Severity},
 };
@@ -42,8 +42,8 @@ struct Checker<'a> {
     index: &'a Index,
     /// Without any service there is nothing to compare hosts with: somebody checks rules alone.
     has_services: bool,
-    /// Who has the word on a host: for VirtualServices everywhere, for DestinationRules in one namespace.
-    taken: BTreeMap<(Kind, &'a HostPattern, &'a str), &'a Stored>,
+    /// Who has the word on a host, oldest first: for VirtualServices everywhere, for DestinationRules in one namespace.
+    taken: BTreeMap<(Kind, HostPattern, &'a str), Vec<(&'a Stored, &'a Exported)>>,
     problems: Vec<Problem>,
 }
 
@@ -79,18 +79,47 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Takes a host for a rule; returns the older rule that has it for some of the same clients.
+    fn claim(
+        &mut self,
+        kind: Kind,
+        host: &HostPattern,
+        namespace: &'a str,
+        stored: &'a Stored,
+        exported: &'a Exported,
+    ) -> Option<&'a Stored> {
+        // A service goes by several names, all of which are the same host.
+        let found = match host {
+            HostPattern::Exact(host) => self.index.service(host, ""),
+            HostPattern::Suffix(_) => None,
+        };
+        let host = found.map_or_else(|| host.clone(), |found| HostPattern::Exact(found.host));
+        let claims = self.taken.entry((kind, host, namespace)).or_default();
+        let first = claims.iter().find(|(_, other)| other.overlaps(exported)).map(|(first, _)| *first);
+        claims.push((stored, exported));
+        first
+    }
+
     fn virtual_service(&mut self, stored: &'a Stored, rules: &'a VirtualService) {
         for (position, host) in rules.hosts.iter().enumerate() {
             if !rules.mesh || rules.rules.is_empty() {
                 continue;
             }
-            let first = *self.taken.entry((Kind::VirtualService, host, "")).or_insert(stored);
-            if first.key != stored.key {
-                let reason = format!(
+            if let Some(first) = self.claim(Kind::VirtualService, host, "", stored, &rules.exported) {
+                let by_itself = format!("{host} stands here twice, under several of its names");
+                let by_other = format!(
                     "{host} already has {} ({}:{}), the older one wins: these rules are not used for it",
                     first.key, first.origin.file, first.origin.line
                 );
+                let reason = if first.key == stored.key { by_itself } else { by_other };
                 self.say(Severity::Error, stored, &format!("spec.hosts[{position}]"), reason);
+            } else if let HostPattern::Exact(name) = host
+                && self.has_services
+                && self.index.naming().is_of_cluster(name)
+                && self.index.service(name, "").is_none()
+            {
+                let reason = format!("there is no Service {name}");
+                self.say(Severity::Warning, stored, &format!("spec.hosts[{position}]"), reason);
             }
         }
         for rule in &rules.rules {
@@ -153,9 +182,11 @@ impl<'a> Checker<'a> {
     }
 
     fn destination_rule(&mut self, stored: &'a Stored, rule: &'a DestinationRule) {
-        let key = (Kind::DestinationRule, &rule.host, stored.key.namespace.as_str());
-        let first = *self.taken.entry(key).or_insert(stored);
-        if first.key != stored.key && rule.policy.is_some() {
+        let namespace = stored.key.namespace.as_str();
+        let first = self.claim(Kind::DestinationRule, &rule.host, namespace, stored, &rule.exported);
+        if let Some(first) = first
+            && rule.policy.is_some()
+        {
             let reason =
                 format!("not used: {} has the same host and is older; only its subsets are added", first.key);
             self.say(Severity::Warning, stored, "spec.trafficPolicy", reason);

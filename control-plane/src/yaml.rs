@@ -5,7 +5,10 @@
 //! aliases and merge keys are resolved. Nothing in a file can make this module panic or use unbounded memory: depth,
 //! nodes and the growth by aliases are limited. JSON is read as the YAML it is.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
@@ -88,6 +91,17 @@ impl Node {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
             Value::Scalar { .. } | Value::List(_) => None,
+        }
+    }
+
+    /// Gives a mapping a text below `key` unless it has something there.
+    pub(crate) fn add_if_absent(&mut self, key: &str, text: &str) {
+        let line = self.line;
+        if let Value::Map(entries) = &mut self.value
+            && !entries.iter().any(|entry| &*entry.key == key)
+        {
+            let value = Value::Scalar { text: text.into(), plain: false };
+            entries.push(Entry { key: key.into(), line, node: Self { line, value } });
         }
     }
 
@@ -196,6 +210,7 @@ impl<'a> Reader<'a> {
 
     fn map(&mut self, depth: usize) -> Result<Vec<Entry>, SyntaxError> {
         let mut entries: Vec<Entry> = Vec::new();
+        let mut keys: HashSet<Box<str>> = HashSet::new();
         let mut merged: Vec<Entry> = Vec::new();
         loop {
             let (event, span) = self.next()?;
@@ -210,17 +225,13 @@ impl<'a> Reader<'a> {
             };
             if plain && &*text == "<<" {
                 merge(node, &mut merged)?;
-            } else if entries.iter().any(|entry| entry.key == text) {
+            } else if !keys.insert(text.clone()) {
                 return Err(SyntaxError::new(line, format!("the key {text:?} stands here twice")));
             } else {
                 entries.push(Entry { key: text, line, node });
             }
         }
-        for entry in merged {
-            if !entries.iter().any(|own| own.key == entry.key) {
-                entries.push(entry);
-            }
-        }
+        entries.extend(merged.into_iter().filter(|entry| keys.insert(entry.key.clone())));
         Ok(entries)
     }
 

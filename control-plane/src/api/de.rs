@@ -363,8 +363,7 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
     type Error = Stop;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Stop> {
-        let pass_over =
-            |known: &[&str], entry: &Entry| entry.node.is_null() || !known.contains(&&*entry.key);
+        let pass_over = |known: &[&str], entry: &Entry| entry.node.is_null() || !known.contains(&&*entry.key);
         while let Some((entry, rest)) = self.entries.split_first()
             && (self.known.is_some_and(|known| pass_over(known, entry))
                 || self.report.is_wrong_field(&entry.key))

@@ -21,6 +21,9 @@ schema! {
         kind: ServiceType,
         external_name: Option<String>,
         publish_not_ready_addresses: bool,
+        session_affinity: Option<String>,
+        internal_traffic_policy: Option<String>,
+        traffic_distribution: Option<String>,
     }
 }
 

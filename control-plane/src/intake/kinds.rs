@@ -33,12 +33,15 @@ const KNOWN: &[(&str, &str, &[&str], Reading)] = &[
     ("apps", "StatefulSet", &["v1"], Reading::Workload),
     ("apps", "DaemonSet", &["v1"], Reading::Workload),
     ("apps", "ReplicaSet", &["v1"], Reading::Workload),
+    ("apps", "ControllerRevision", &["v1"], Reading::Foreign),
     ("", "ConfigMap", &["v1"], Reading::Foreign),
     ("", "Secret", &["v1"], Reading::Foreign),
     ("", "Namespace", &["v1"], Reading::Foreign),
     ("", "ServiceAccount", &["v1"], Reading::Foreign),
     ("", "Endpoints", &["v1"], Reading::Foreign),
     ("", "Node", &["v1"], Reading::Foreign),
+    ("", "Event", &["v1"], Reading::Foreign),
+    ("", "PodTemplate", &["v1"], Reading::Foreign),
     ("", "PersistentVolume", &["v1"], Reading::Foreign),
     ("", "PersistentVolumeClaim", &["v1"], Reading::Foreign),
     ("", "ReplicationController", &["v1"], Reading::Foreign),
@@ -56,6 +59,10 @@ const MESH_GROUPS: &[&str] = &[
     "gateway.networking.k8s.io",
     "policy.pillion.dev",
 ];
+
+/// Kubernetes' own groups, whose other kinds are passed over: those named here and those that end in [`KUBERNETES`].
+const KUBERNETES_GROUPS: &[&str] = &["autoscaling", "batch", "policy"];
+const KUBERNETES: &str = ".k8s.io";
 
 /// Reads `apiVersion` and `kind`.
 pub(crate) fn identify(node: &Node, report: &mut Report) -> Reading {
@@ -79,6 +86,15 @@ pub(crate) fn identify(node: &Node, report: &mut Report) -> Reading {
     let (Some(version), Some(kind)) = (field("apiVersion"), field("kind")) else {
         return Reading::Nothing;
     };
+    if let Some(listed) = kind.strip_suffix("List").filter(|listed| listed.is_empty() || is_known(listed)) {
+        let what = if listed.is_empty() { "objects" } else { listed };
+        let misspelt = entries.iter().find(|entry| suggestion(&entry.key, ["items"]).is_some());
+        match misspelt.map(|entry| &*entry.key).filter(|key| *key != "items") {
+            Some(key) => report.error(format!("unknown field {key:?}, did you mean \"items\"?")),
+            None => report.error(format!("a {kind} needs items: a list of {what}")),
+        }
+        return Reading::Nothing;
+    }
     let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
     match KNOWN.iter().find(|known| known.0 == group && known.1 == kind) {
         Some((_, _, versions, reading)) if versions.contains(&version) => {
@@ -99,6 +115,11 @@ pub(crate) fn identify(node: &Node, report: &mut Report) -> Reading {
     }
 }
 
+/// Whether the mesh reads objects of that kind, of whatever group.
+pub(super) fn is_known(kind: &str) -> bool {
+    KNOWN.iter().any(|known| known.1 == kind)
+}
+
 fn unlisted(group: &str, version: &str, kind: &str, report: &mut Report) -> Reading {
     let in_group = KNOWN.iter().filter(|known| known.0 == group).map(|known| known.1);
     let near_kind = suggestion(kind, in_group);
@@ -110,11 +131,13 @@ fn unlisted(group: &str, version: &str, kind: &str, report: &mut Report) -> Read
         report
             .field("kind", |report| report.error(format!("unknown kind {kind:?}, did you mean {meant:?}?")));
     } else if MESH_GROUPS.contains(&group) {
-        let supported = KNOWN.iter().filter(|known| matches!(known.3, Reading::Mesh(_)));
-        let supported = supported.map(|known| known.1).collect::<Vec<_>>().join(", ");
         report.field("kind", |report| {
-            report.error(format!("{kind} of {group} is not supported; the mesh reads {supported}"));
+            report.error(format!("{kind} of {group} is not supported; the mesh reads {}", read_kinds()));
         });
+        return Reading::Foreign;
+    } else if KUBERNETES_GROUPS.contains(&group) || group.ends_with(KUBERNETES) {
+        report.info("ignored: not read by the mesh");
+        return Reading::Foreign;
     } else if let Some((right, _, versions, _)) = elsewhere {
         let right = join(right, versions.first().copied().unwrap_or(version));
         report.field("apiVersion", |report| {
@@ -126,10 +149,18 @@ fn unlisted(group: &str, version: &str, kind: &str, report: &mut Report) -> Read
             report.error(format!("unknown group {group:?}, did you mean {meant:?}?"));
         });
     } else {
-        report.warn(format!("ignored: the mesh does not know {kind} of {:?}", join(group, version)));
+        report.field("kind", |report| {
+            let version = join(group, version);
+            report.error(format!("unknown kind {kind:?} of {version:?}; the mesh reads {}", read_kinds()));
+        });
         return Reading::Foreign;
     }
     Reading::Nothing
+}
+
+fn read_kinds() -> String {
+    let read = KNOWN.iter().filter(|known| matches!(known.3, Reading::Mesh(_)));
+    read.map(|known| known.1).collect::<Vec<_>>().join(", ")
 }
 
 fn join(group: &str, version: &str) -> String {

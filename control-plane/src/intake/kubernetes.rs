@@ -12,8 +12,8 @@ use crate::{
 
 /// The label that ties a slice to its service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Ports whose services speak first or are known not to be HTTP, as Istio has them.
-const OPAQUE_PORTS: [u16; 4] = [25, 53, 3306, 27017];
+/// Ports whose services speak first or are known not to be HTTP: those of Istio and of Linkerd.
+const OPAQUE_PORTS: [u16; 10] = [25, 53, 587, 3306, 4444, 5432, 6379, 9300, 11211, 27017];
 
 pub(super) fn service(service: api::Service, report: &mut Report) -> Option<Service> {
     let spec = service.spec;
@@ -33,6 +33,17 @@ pub(super) fn service(service: api::Service, report: &mut Report) -> Option<Serv
         let cluster_ips: BTreeSet<IpAddr> =
             ips.filter_map(|ip| report.field("clusterIP", |report| report.accept(address(ip)))).collect();
         let ports = report.field("ports", |report| service_ports(&spec.ports, report));
+        for (field, value, asks) in [
+            ("sessionAffinity", &spec.session_affinity, "ClientIP"),
+            ("internalTrafficPolicy", &spec.internal_traffic_policy, "Local"),
+        ] {
+            if value.as_deref() == Some(asks) {
+                report.field(field, |report| report.warn("accepted, not enforced yet"));
+            }
+        }
+        if spec.traffic_distribution.is_some() {
+            report.field("trafficDistribution", |report| report.warn("accepted, not enforced yet"));
+        }
         Some(Service {
             ports,
             selector: super::labels(&spec.selector),
@@ -155,7 +166,7 @@ pub(super) fn pod(pod: api::Pod, meta: &ObjectMeta, report: &mut Report) -> Opti
         address: ip,
         ready: condition.is_none_or(|condition| condition.status == "True") && phase == "Running",
         terminating: meta.deletion_timestamp.is_some(),
-        gone: matches!(phase, "Succeeded" | "Failed" | "Pending"),
+        gone: matches!(phase, "Succeeded" | "Failed"),
         sidecar: marks || meta.annotations.contains_key("sidecar.istio.io/status"),
         service_account: pod.spec.service_account_name.as_deref().and_then(|name| Label::new(name).ok()),
         workload: workload(meta)

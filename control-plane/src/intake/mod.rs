@@ -65,19 +65,29 @@ pub(crate) fn read_file(file: &str, text: &str, naming: &Naming) -> Result<Vec<D
     Ok(documents)
 }
 
-/// The items of a `kind: List`, which `kubectl get -o yaml` writes.
-fn items(node: Node) -> Result<Vec<Node>, Node> {
-    let is_list = node.get("kind").and_then(Node::text) == Some("List");
-    match node {
-        Node { value: Value::Map(mut entries), .. } if is_list => {
-            let position = entries.iter().position(|entry| &*entry.key == "items");
-            match position.map(|position| entries.swap_remove(position).node.value) {
-                Some(Value::List(items)) => Ok(items),
-                _ => Ok(Vec::new()),
-            }
-        }
-        node => Err(node),
+/// The items of a `List`, which `kubectl get -o yaml` writes, or of a `ServiceList` and the like, which an API answers.
+fn items(mut node: Node) -> Result<Vec<Node>, Node> {
+    let listed = node.get("kind").and_then(Node::text).and_then(|kind| kind.strip_suffix("List"));
+    let is_list = listed.is_some_and(|listed| listed.is_empty() || kinds::is_known(listed));
+    if !is_list || !matches!(node.get("items").map(|items| &items.value), Some(Value::List(_))) {
+        return Err(node);
     }
+    let kind = listed.filter(|listed| !listed.is_empty()).map(str::to_owned);
+    let version = node.get("apiVersion").and_then(Node::text).map(str::to_owned);
+    let Value::Map(entries) = &mut node.value else { return Err(node) };
+    let items = entries.iter_mut().find(|entry| &*entry.key == "items").map(|entry| &mut entry.node.value);
+    let mut items = match items {
+        Some(Value::List(items)) => std::mem::take(items),
+        _ => Vec::new(),
+    };
+    if let (Some(kind), Some(version)) = (kind, version) {
+        // There the items leave out what the list says.
+        items.iter_mut().for_each(|item| {
+            item.add_if_absent("apiVersion", &version);
+            item.add_if_absent("kind", &kind);
+        });
+    }
+    Ok(items)
 }
 
 fn read_object(file: &Arc<str>, node: Node, naming: &Naming) -> Document {

@@ -232,6 +232,30 @@ fn mistakes_in_rules_are_named() {
             "rewrite.uriRegexRewrite.rewrite: ",
         ),
         ("- ROUTE\n  rewrite: {}", "rewrite: it rewrites nothing"),
+        ("- route: [{destination: {host: 'a:80'}}]", "destination.host: host \"a:80\" is not a host: a port"),
+        ("- route: [{destination: {host: a..b}}]", "destination.host: host \"a..b\" is not a host: a part"),
+        (
+            "- route: [{destination: {host: a}, weight: 99999999999}]",
+            "weight: 99999999999 is not a weight: 0 to 21",
+        ),
+        ("- match: [{uri: {regex: '*'}}]\n  ROUTE", "uri.regex: \"*\" is not a regular expression here"),
+        ("- redirect: {}", "http[0].redirect: it leads back to where the request came from"),
+        ("- redirect: {uri: x}", "redirect.uri: \"x\" is not a path"),
+        ("- redirect: {uri: /x, port: 0}", "redirect.port: a port is a number"),
+        ("- redirect: {authority: 'a b'}", "redirect.authority: \"a b\" is not an authority"),
+        ("- ROUTE\n  rewrite: {uri: '/a b'}", "rewrite.uri: \"/a b\" is not a path"),
+        ("- ROUTE\n  rewrite: {uri: ''}", "rewrite: it rewrites nothing"),
+        ("- ROUTE\n  rewrite: {authority: 'a/b'}", "rewrite.authority: \"a/b\" is not an authority"),
+        (
+            "- ROUTE\n  headers: {request: {set: {Host: 'a b'}}}",
+            "headers.request.set.Host: \"a b\" is not an authority",
+        ),
+        (
+            "- ROUTE\n  headers: {response: {set: {Content-Length: '5'}}}",
+            "headers.response.set.Content-Length: Content-Length belongs to the connection",
+        ),
+        ("- ROUTE\n  mirror: {host: '*'}", "http[0].mirror.host: a destination is one host"),
+        ("- ROUTE\n  mirror: {host: b}\n  mirrorPercent: 101", "mirrorPercent: 101 is not a perc"),
         ("- ROUTE\n  corsPolicy: {allowMethods: ['A B']}", "allowMethods[0]: \"A B\" is not a method"),
     ];
     for (http, expected) in cases {
@@ -269,6 +293,14 @@ fn mistakes_in_destination_rules_are_named() {
         ),
         ("trafficPolicy: {loadBalancer: {consistentHash: {}}}", "exactly one of httpHeaderName"),
         (
+            "trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: 'a b'}}}}",
+            "httpCookie.name: \"a b\" is not a name of a cookie",
+        ),
+        (
+            "trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: a, path: '/;x'}}}}",
+            "httpCookie.path: \"/;x\" is not a path of a cookie",
+        ),
+        (
             "trafficPolicy: {loadBalancer: {simple: RANDOM, warmup: {duration: 1s}}}",
             "warmup: only possible with",
         ),
@@ -305,6 +337,8 @@ fn nothing_is_accepted_in_silence() {
         "match: [{sourceLabels: {app: x}}]",
         "match: [{gateways: [edge], uri: {prefix: /}}]",
         "match: [{statPrefix: x, uri: {prefix: /}}]",
+        "headers: {request: {set: {x-peer: '%DOWNSTREAM_REMOTE_ADDRESS%'}}}",
+        "headers: {response: {add: {x-id: 'id %REQ(X-ID)%!'}}}",
     ] {
         let said = remarks(&virtual_service(&format!("- route: [{{destination: {{host: a}}}}]\n  {http}")));
         assert!(said.iter().any(|remark| remark.contains("accepted, not enforced yet")), "{http}: {said:?}");
@@ -320,8 +354,6 @@ fn nothing_is_accepted_in_silence() {
         "loadBalancer: {simple: PASSTHROUGH}",
         "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 7}}}",
         "connectionPool: {http: {maxRetries: 3}}",
-        "connectionPool: {http: {useClientProtocol: true}}",
-        "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}",
         "connectionPool: {http: {http2KeepAlive: {interval: 1s}}}",
     ] {
         let said = remarks(&rule(&format!("trafficPolicy: {{{policy}}}")));
@@ -329,6 +361,14 @@ fn nothing_is_accepted_in_silence() {
             said.iter().any(|remark| remark.contains("accepted, not enforced yet")),
             "{policy}: {said:?}"
         );
+    }
+    for field in
+        ["sessionAffinity: ClientIP", "internalTrafficPolicy: Local", "trafficDistribution: PreferClose"]
+    {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80}}], {field}}}\n"
+        );
+        assert!(remarks(&text)[0].contains("accepted, not enforced yet"), "{field}");
     }
     for (kind, field) in
         [("tcp", "[{route: [{destination: {host: a}}]}]"), ("tls", "[{match: [{sniHosts: [a]}]}]")]
@@ -363,12 +403,13 @@ fn foreign_kinds_are_judged_by_their_group() {
         |version: &str, kind: &str| format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n");
     for (version, kind, remark) in [
         ("v1", "ConfigMap", "info : ignored: not read by the mesh"),
-        (
-            "example.com/v1",
-            "Widget",
-            "warning : ignored: the mesh does not know Widget of \"example.com/v1\"",
-        ),
-        ("serving.knative.dev/v1", "Service", "warning : ignored: the mesh does not know Service of"),
+        ("networking.k8s.io/v1", "Ingress", "info : ignored: not read by the mesh"),
+        ("policy/v1", "PodDisruptionBudget", "info : ignored: not read by the mesh"),
+        ("v1", "Foo", "error kind: unknown kind \"Foo\" of \"v1\"; the mesh reads Service, Pod"),
+        ("example.com/v1", "Widget", "error kind: unknown kind \"Widget\" of \"example.com/v1\""),
+        ("serving.knative.dev/v1", "Service", "error kind: unknown kind \"Service\" of"),
+        ("v1", "List", "error : a List needs items: a list of objects"),
+        ("v1", "PodList", "error : a PodList needs items: a list of Pod"),
         (
             "networking.istio.io/v1",
             "Gateway",
@@ -398,6 +439,14 @@ fn lists_are_unpacked() {
     let documents = read_file("x.yaml", text, &naming()).unwrap();
     assert_eq!(documents.len(), 1);
     assert_eq!(documents[0].key.as_ref().unwrap().to_string(), "Service default/a");
+    let text =
+        "apiVersion: v1\nkind: ServiceList\nitems:\n- {metadata: {name: a}, spec: {ports: [{port: 1}]}}\n";
+    let documents = read_file("x.yaml", text, &naming()).unwrap();
+    assert_eq!(documents[0].object.as_ref().unwrap().key.to_string(), "Service default/a");
+    assert_eq!(
+        errors("apiVersion: v1\nkind: List\nitmes: []\n"),
+        [": unknown field \"itmes\", did you mean \"items\"?"]
+    );
 }
 
 proptest! {

@@ -15,6 +15,12 @@ use crate::{api, naming::Naming, object::Destination, problem::Report};
 
 /// A condition that must say something.
 pub(super) fn string_match(value: &api::StringMatch, report: &mut Report) -> Option<StringMatch> {
+    if value.regex.as_deref() == Some("*") {
+        let reason =
+            "\"*\" is not a regular expression here: only headers and queryParams read it as presence";
+        report.field("regex", |report| report.error(reason));
+        return None;
+    }
     match optional_match(value, report)? {
         StringMatch::Present => {
             report.error("one of exact, prefix and regex is needed");
@@ -46,7 +52,7 @@ pub(super) fn edits(operations: &api::HeaderOperations, report: &mut Report) -> 
     let fields = |fields: &BTreeMap<String, String>, report: &mut Report| {
         let fields = fields.iter().filter(|(name, _)| !is_host(name));
         fields
-            .filter_map(|(name, value)| report.field(name, |report| report.accept(Field::new(name, value))))
+            .filter_map(|(name, value)| report.field(name, |report| edited_field(name, value, report)))
             .collect()
     };
     let set = report.field("set", |report| fields(&operations.set, report));
@@ -66,6 +72,43 @@ pub(super) fn edits(operations: &api::HeaderOperations, report: &mut Report) -> 
             .collect()
     });
     Edits { remove, set, add }
+}
+
+/// Fields that say how a message travels from one end of a connection to the other.
+const HOP_BY_HOP: &[&str] =
+    &["connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
+
+fn edited_field(name: &str, value: &str, report: &mut Report) -> Option<Field> {
+    if HOP_BY_HOP.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+        report.error(format!("{name} belongs to the connection and cannot be written by a rule"));
+        return None;
+    }
+    let is_name =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'_'));
+    let pieces: Vec<&str> = value.split('%').collect();
+    // The first piece stands before the first sign and the last behind the last one.
+    if pieces
+        .iter()
+        .rev()
+        .skip(1)
+        .rev()
+        .skip(1)
+        .any(|piece| is_name(piece.split('(').next().unwrap_or_default()))
+    {
+        report.warn(
+            "accepted, not enforced yet: the command between the percent signs (it is written as it stands)",
+        );
+    }
+    report.accept(Field::new(name, value))
+}
+
+/// A new authority of requests.
+pub(super) fn authority(value: &str, report: &mut Report) -> Option<Field> {
+    let checked = http::uri::Authority::try_from(value);
+    let checked =
+        checked.map_err(|_| Invalid::new(format!("{value:?} is not an authority: host or host:port")));
+    report.accept(checked)?;
+    report.accept(Field::new("host", value))
 }
 
 /// Whether a header name stands for the authority of the request.
@@ -92,27 +135,35 @@ pub(super) fn destination(
         report.error("destination is missing");
         return None;
     };
-    report.field("destination", |report| {
-        let host = report.field("host", |report| {
-            if destination.host.starts_with('*') {
-                report.error("a destination is one host, not a wildcard");
-                return None;
-            }
-            report.accept(naming.qualify(&destination.host, namespace.as_str()))
-        });
-        let subset = destination.subset.as_deref().filter(|subset| !subset.is_empty());
-        let subset = report
-            .field("subset", |report| subset.map(|subset| report.accept(Label::new(subset))))
-            .map_or(Some(None), |subset| subset.map(Some));
-        let port = report.field("port", |report| match destination.port {
-            Some(port) if port.number == 0 => {
-                report.error("number must be between 1 and 65535");
-                None
-            }
-            port => Some(port.map(|port| port.number)),
-        });
-        Some(Destination { host: host?, port: port?, subset: subset?, path: report.here() })
-    })
+    report.field("destination", |report| place(destination, namespace, naming, report))
+}
+
+/// A destination that stands at the present field.
+pub(super) fn place(
+    destination: &api::Destination,
+    namespace: &Label,
+    naming: &Naming,
+    report: &mut Report,
+) -> Option<Destination> {
+    let host = report.field("host", |report| {
+        if destination.host.starts_with('*') {
+            report.error("a destination is one host, not a wildcard");
+            return None;
+        }
+        report.accept(naming.qualify(&destination.host, namespace.as_str()))
+    });
+    let subset = destination.subset.as_deref().filter(|subset| !subset.is_empty());
+    let subset = report
+        .field("subset", |report| subset.map(|subset| report.accept(Label::new(subset))))
+        .map_or(Some(None), |subset| subset.map(Some));
+    let port = report.field("port", |report| match destination.port {
+        Some(port) if port.number == 0 => {
+            report.error("number must be between 1 and 65535");
+            None
+        }
+        port => Some(port.map(|port| port.number)),
+    });
+    Some(Destination { host: host?, port: port?, subset: subset?, path: report.here() })
 }
 
 /// A limit that is a positive number, or nothing when it is 0: Istio cannot tell that from absence.
@@ -136,8 +187,9 @@ pub(super) fn weight(value: Option<i64>, siblings: usize, report: &mut Report) -
         }
         None => Some(1),
         Some(weight) => {
-            let checked = u32::try_from(weight);
-            report.accept(checked.map_err(|_| Invalid::new(format!("{weight} is not a weight: 0 or more"))))
+            let checked = i32::try_from(weight).ok().and_then(|weight| u32::try_from(weight).ok());
+            let reason = || Invalid::new(format!("{weight} is not a weight: 0 to {}", i32::MAX));
+            report.accept(checked.ok_or_else(reason))
         }
     })
 }

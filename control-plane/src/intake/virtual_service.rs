@@ -10,7 +10,7 @@ use pillion_policy::{
 
 use super::{
     matches::{for_sidecars, read_match},
-    values::{destination, edits, fraction, is_host, string_match, weight},
+    values::{authority, destination, edits, fraction, is_host, place, string_match, weight},
 };
 use crate::{
     api,
@@ -211,12 +211,12 @@ impl RuleReader<'_> {
             report.field("mirrorPercent", |report| report.info("deprecated, use mirrorPercentage"));
         }
         let share = http.mirror_percentage.map(|share| share.value).or(http.mirror_percent.map(f64::from));
-        let share = report.field("mirrorPercentage", |report| fraction(share, report));
+        let field = if http.mirror_percentage.is_some() { "mirrorPercentage" } else { "mirrorPercent" };
+        let share = report.field(field, |report| fraction(share, report));
         let single = http.mirror.as_ref().and_then(|mirror| {
-            let holder = report.field("mirror", |report| report.here());
-            let mut found = destination(Some(mirror), &self.key.namespace, self.naming, report)?;
-            found.path = holder;
-            Some(Mirror { destination: found, fraction: share? })
+            let found =
+                report.field("mirror", |report| place(mirror, &self.key.namespace, self.naming, report));
+            Some(Mirror { destination: found?, fraction: share? })
         });
         let several = report.field("mirrors", |report| {
             let entries = http.mirrors.iter().enumerate();
@@ -243,7 +243,9 @@ fn rule_headers(headers: &api::Headers, report: &mut Report) -> (Edits, Edits, O
             report.field("add", |report| report.error("a request has one host: use set"));
         }
         let host = operations.set.iter().find(|(name, _)| is_host(name));
-        let host = host.and_then(|(_, value)| report.accept(Field::new("host", value)));
+        let host = host.and_then(|(name, value)| {
+            report.field("set", |report| report.field(name, |report| authority(value, report)))
+        });
         (edits(operations, report), host)
     });
     let response = report.field("response", |report| edits(&headers.response, report));
@@ -251,12 +253,15 @@ fn rule_headers(headers: &api::Headers, report: &mut Report) -> (Edits, Edits, O
 }
 
 fn read_rewrite(rewrite: &api::HttpRewrite, report: &mut Report) -> (Option<PathRewrite>, Option<Field>) {
-    let path = match (&rewrite.uri, &rewrite.uri_regex_rewrite) {
+    let path = match (given(&rewrite.uri), &rewrite.uri_regex_rewrite) {
         (Some(_), Some(_)) => {
             report.error("only one of uri and uriRegexRewrite can be given");
             None
         }
-        (Some(uri), None) => Some(PathRewrite::Matched(uri.clone())),
+        (Some(uri), None) => {
+            report.field("uri", |report| check_path(uri, report));
+            Some(PathRewrite::Matched(uri.to_owned()))
+        }
         (None, Some(regex)) => report.field("uriRegexRewrite", |report| {
             let pattern = report.field("match", |report| report.accept(Pattern::new(&regex.pattern)));
             let substitution =
@@ -264,16 +269,27 @@ fn read_rewrite(rewrite: &api::HttpRewrite, report: &mut Report) -> (Option<Path
             Some(PathRewrite::Regex { pattern: pattern?, substitution: substitution? })
         }),
         (None, None) => {
-            if rewrite.authority.is_none() {
+            if given(&rewrite.authority).is_none() {
                 report.error("it rewrites nothing: uri, uriRegexRewrite or authority is needed");
             }
             None
         }
     };
-    let authority = rewrite.authority.as_ref().and_then(|authority| {
-        report.field("authority", |report| report.accept(Field::new("host", authority)))
-    });
-    (path, authority)
+    let host = given(&rewrite.authority);
+    (path, host.and_then(|host| report.field("authority", |report| authority(host, report))))
+}
+
+/// A text that says something: an empty one is as good as none.
+fn given(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
+}
+
+/// A new path must make a request, or a location, that is one.
+fn check_path(path: &str, report: &mut Report) {
+    let valid = path.starts_with('/') && !path.contains('#') && http::Uri::try_from(path).is_ok();
+    if !valid {
+        report.error(format!("{path:?} is not a path: it starts with / and holds no space"));
+    }
 }
 
 fn exclude_rewrite(http: &api::HttpRoute, action: &str, report: &mut Report) {
@@ -290,38 +306,53 @@ fn read_redirect(
     http: &api::HttpRoute,
     report: &mut Report,
 ) -> Option<Redirect> {
-    let path = match (&redirect.uri, &redirect.prefix_rewrite) {
+    let (uri, prefix) = (given(&redirect.uri), given(&redirect.prefix_rewrite));
+    for (field, path) in [("uri", uri), ("prefixRewrite", prefix)] {
+        report.field(field, |report| path.into_iter().for_each(|path| check_path(path, report)));
+    }
+    let host = given(&redirect.authority);
+    report.field("authority", |report| host.and_then(|host| authority(host, report)));
+    let path = match (uri, prefix) {
         (Some(_), Some(_)) => {
             report.error("only one of uri and prefixRewrite can be given");
             None
         }
-        (Some(uri), None) => Some(PathRewrite::Whole(uri.clone())),
+        (Some(uri), None) => Some(PathRewrite::Whole(uri.to_owned())),
         (None, Some(prefix)) => {
             let by_prefix =
                 |entry: &api::HttpMatch| entry.uri.as_ref().is_some_and(|uri| uri.prefix.is_some());
             if http.matches.is_empty() || !http.matches.iter().all(by_prefix) {
                 report.field("prefixRewrite", |report| report.error("needs a match by uri.prefix"));
             }
-            Some(PathRewrite::Matched(prefix.clone()))
+            Some(PathRewrite::Matched(prefix.to_owned()))
         }
         (None, None) => None,
     };
+    let scheme = given(&redirect.scheme);
+    if path.is_none() && host.is_none() && scheme.is_none() && redirect.port.is_none() {
+        report
+            .error("it leads back to where the request came from: uri, authority, port or scheme is needed");
+    }
     let port = match (redirect.port, redirect.derive_port) {
         (Some(_), Some(_)) => {
             report.error("only one of port and derivePort can be given");
+            RedirectPort::SchemeDefault
+        }
+        (Some(0), None) => {
+            report.field("port", |report| report.error("a port is a number between 1 and 65535"));
             RedirectPort::SchemeDefault
         }
         (Some(port), None) => RedirectPort::Number(port),
         (None, Some(api::RedirectPort::FromRequestPort)) => RedirectPort::Request,
         (None, Some(api::RedirectPort::FromProtocolDefault) | None) => RedirectPort::SchemeDefault,
     };
-    if let Some(scheme) = redirect.scheme.as_deref().filter(|scheme| !matches!(*scheme, "http" | "https")) {
+    if let Some(scheme) = scheme.filter(|scheme| !matches!(*scheme, "http" | "https")) {
         report.field("scheme", |report| report.error(format!("{scheme:?} is neither http nor https")));
     }
     let redirect = Redirect {
         code: redirect.redirect_code.unwrap_or(301),
-        scheme: redirect.scheme.clone(),
-        host: redirect.authority.clone(),
+        scheme: scheme.map(str::to_owned),
+        host: host.map(str::to_owned),
         port,
         path,
     };

@@ -90,6 +90,36 @@ fn two_rules_for_one_host_are_told_who_wins() {
 }
 
 #[test]
+fn a_host_is_one_host_by_whatever_name() {
+    let exported = |text: String, to: &str| text.replace("spec: {", &format!("spec: {{exportTo: [{to}], "));
+    let first = route("x", "a", "{host: a}");
+    let other = route("y", "a.default", "{host: a}");
+    let found = remarks(&[SERVICE, POD, &first, &other]);
+    assert!(
+        found[0].starts_with("error spec.hosts[0]: a.default already has VirtualService default/x"),
+        "{found:?}"
+    );
+    let twice = route("x", "a, a.default", "{host: a}");
+    assert_eq!(
+        remarks(&[SERVICE, POD, &twice]),
+        ["error spec.hosts[1]: a.default stands here twice, under several of its names"]
+    );
+    // Rules that no client sees both of do not contradict each other.
+    let apart = [exported(first.clone(), "one"), exported(other.clone(), "two")];
+    assert!(remarks(&[SERVICE, POD, &apart[0], &apart[1]]).is_empty());
+    assert_eq!(remarks(&[SERVICE, POD, &apart[0], &other]).len(), 1);
+}
+
+#[test]
+fn a_host_of_the_cluster_needs_a_service() {
+    assert_eq!(
+        remarks(&[SERVICE, POD, &route("x", "b", "{host: a}")]),
+        ["warning spec.hosts[0]: there is no Service b.default.svc.cluster.local"]
+    );
+    assert!(remarks(&[SERVICE, POD, &route("x", "b.example.com", "{host: a}")]).is_empty());
+}
+
+#[test]
 fn services_without_endpoints_are_named() {
     assert!(remarks(&[SERVICE])[0].starts_with("warning spec.selector: it selects no Pod"));
     let nameless = POD.replace("name: web, ", "");

@@ -86,8 +86,9 @@ fn wrong_types_are_reported_once_where_they_stand() {
 
 #[test]
 fn what_stands_beside_a_wrong_type_is_read_and_judged() {
-    let (value, findings) =
-        outer("hostName: [x]\ninner:\n- port: web\n  on: 3\n- port: 80\n  prot: 1\nlabels: {a: 1, b: c}\nweight: 7\n");
+    let (value, findings) = outer(
+        "hostName: [x]\ninner:\n- port: web\n  on: 3\n- port: 80\n  prot: 1\nlabels: {a: 1, b: c}\nweight: 7\n",
+    );
     assert_eq!(
         findings,
         [

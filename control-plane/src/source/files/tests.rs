@@ -46,6 +46,17 @@ fn a_broken_file_keeps_its_last_good_content() {
 }
 
 #[test]
+fn a_file_that_is_not_text_keeps_its_last_good_content() {
+    let mut files = files();
+    files.put("a.yaml", service("one", "80"));
+    step(&mut files);
+    files.put("a.yaml", b"a: b\nc: \xff\n");
+    let (events, problems) = step(&mut files);
+    assert!(events.is_empty());
+    assert_eq!(problems, ["a.yaml:2: error: not valid YAML: not UTF-8 text"]);
+}
+
+#[test]
 fn a_broken_object_keeps_its_last_good_version_and_the_rest_applies() {
     let mut files = files();
     files.put("a.yaml", &[service("one", "80"), service("two", "80")].join("---\n"));
@@ -66,6 +77,18 @@ fn an_object_that_lost_its_name_removes_nothing() {
     let (events, problems) = step(&mut files);
     assert!(events.is_empty(), "{events:?}");
     assert!(problems.iter().any(|problem| problem.contains("did you mean \"name\"")), "{problems:?}");
+}
+
+#[test]
+fn an_object_of_a_kind_nobody_reads_holds_nothing_back() {
+    for kind in ["networking.istio.io/v1\nkind: Gateway", "example.com/v1\nkind: Widget"] {
+        let mut files = files();
+        let other = format!("---\napiVersion: {kind}\nmetadata: {{name: x}}\n");
+        files.put("a.yaml", service("one", "80") + &other);
+        assert_eq!(step(&mut files).0, ["+one"]);
+        files.put("a.yaml", other);
+        assert_eq!(step(&mut files).0, ["-one"], "{kind}");
+    }
 }
 
 #[test]
