@@ -128,7 +128,8 @@ impl Client {
             Some(demand) = self.demands.recv() => self.control.demand(demand, Instant::now()),
             Some(query) = self.queries.recv() => self.answer(query),
             _ = tick.tick() => {
-                self.control.sweep(Instant::now());
+                let connected = self.metrics.xds.connected.get() > 0;
+                self.control.sweep(Instant::now(), connected);
                 self.save();
             }
         }
