@@ -167,11 +167,6 @@ impl Session {
         }
     }
 
-    /// Whether there is a stream.
-    pub fn is_connected(&self) -> bool {
-        self.stream != Stream::Closed
-    }
-
     /// Asks for a resource; asking again changes nothing.
     pub fn subscribe(&mut self, kind: ResourceKind, name: &str) {
         self.kinds.get_mut(kind).want(name).asked = true;
