@@ -148,7 +148,7 @@ fn client(
     let mut control = Control::new(node, config.idle_unsubscribe, views, Arc::clone(&metrics));
     let endpoint = match config.source() {
         Source::Resources(path) => {
-            control.restore(store::read(&path)?, Instant::now());
+            control.stand_alone(store::read(&path)?, Instant::now());
             None
         }
         Source::ControlPlane(uri) => Some(Endpoint::from(uri)),
@@ -331,7 +331,8 @@ impl Facts {
 
 impl AdminSource for Facts {
     fn ready(&self) -> Result<(), String> {
-        if self.views.load().mesh.is_some() {
+        // The settings of the mesh come first; a file of resources may have none.
+        if self.views.load().revision > 0 {
             return Ok(());
         }
         Err("no configuration has arrived from the control plane yet".to_owned())

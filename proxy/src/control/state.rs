@@ -53,6 +53,8 @@ pub struct Control {
     views: Arc<Views>,
     metrics: Arc<Metrics>,
     revision: u64,
+    /// Nobody can be asked: what is not held does not exist.
+    alone: bool,
 }
 
 /// What is known of a host that has been asked for.
@@ -87,7 +89,14 @@ impl Control {
             views,
             metrics,
             revision: 0,
+            alone: false,
         }
+    }
+
+    /// Runs on these resources alone, without a control plane.
+    pub fn stand_alone(&mut self, resources: Vec<Resource>, now: Instant) {
+        self.alone = true;
+        self.restore(resources, now);
     }
 
     /// Everything received, for dumps and for the disk.
@@ -159,6 +168,11 @@ impl Control {
         }
         let second = self.views.second(now);
         self.host(&name, now).usage.touch(second);
+        if self.alone {
+            self.host(&name, now).absent = Some(absence(&name));
+            self.bound_absent();
+            return self.publish(now);
+        }
         self.session.subscribe(ResourceKind::Service, &name.to_string());
         self.bound_absent();
     }
