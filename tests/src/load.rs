@@ -41,8 +41,6 @@ pub struct Report {
     pub reasons: Vec<String>,
     /// Successes by the version of the app that answered; the shop's front tells its order service's.
     pub by_version: BTreeMap<String, u64>,
-    /// Successes by the `x-instance` of the app that answered.
-    pub by_instance: BTreeMap<String, u64>,
     /// Latency in microseconds, failures included.
     pub latency: Histogram<u64>,
 }
@@ -56,7 +54,6 @@ impl Default for Report {
             failures: 0,
             reasons: Vec::new(),
             by_version: BTreeMap::new(),
-            by_instance: BTreeMap::new(),
             latency: latency.unwrap_or_else(|_| unreachable!("two digits are allowed")),
         }
     }
@@ -98,12 +95,8 @@ impl Report {
         self.failures += other.failures;
         let room = KEPT_FAILURES.saturating_sub(self.reasons.len());
         self.reasons.extend(other.reasons.iter().take(room).cloned());
-        for (mine, theirs) in
-            [(&mut self.by_version, &other.by_version), (&mut self.by_instance, &other.by_instance)]
-        {
-            for (key, count) in theirs {
-                *mine.entry(key.clone()).or_default() += count;
-            }
+        for (version, count) in &other.by_version {
+            *self.by_version.entry(version.clone()).or_default() += count;
         }
         // Both histograms have the same bounds, so this cannot fail.
         let _ = self.latency.add(&other.latency);
@@ -120,7 +113,6 @@ impl Report {
                 let order = reply.header("x-order-version");
                 let version = if order.is_empty() { reply.header("x-version") } else { order };
                 *self.by_version.entry(version.to_owned()).or_default() += 1;
-                *self.by_instance.entry(reply.header("x-instance").to_owned()).or_default() += 1;
             }
             Err(reason) => {
                 self.failures += 1;

@@ -88,6 +88,26 @@ async fn http2_max_requests_limits_what_is_in_flight() -> Result<()> {
 }
 
 #[tokio::test]
+async fn limits_hold_for_all_workers_together() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let app = mesh.serve("app", "v1").await?;
+    let limits = "{tcp: {maxConnections: 2}, http: {http2MaxRequests: 4}}";
+    mesh.policy.destination("app", &format!("trafficPolicy: {{connectionPool: {limits}}}"))?;
+    mesh.start().await?;
+    let sidecar = mesh.sidecar("caller")?.arg("--workers", "2").start().await?;
+    // A connection for each request, so that both workers have some.
+    let report = at_once(&sidecar.app(), 12).await;
+    assert_eq!((report.successes, report.failures), (4, 8), "{:?}", report.reasons);
+    all_overflow(&report)?;
+    ensure!(
+        app.stats()?.open_connections_peak() <= 2,
+        "{} connections",
+        app.stats()?.open_connections_peak()
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn max_requests_per_connection_closes_it_after_them() -> Result<()> {
     for (limit, connections) in [(1, 10), (2, 5), (0, 1)] {
         let policy = format!("{{connectionPool: {{http: {{maxRequestsPerConnection: {limit}}}}}}}");

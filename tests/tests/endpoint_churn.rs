@@ -12,15 +12,28 @@ async fn fifty_endpoints_added_and_removed_fail_no_request() -> Result<()> {
     let (sidecar, client) = mesh.caller().await?;
     client.get("http://order-service/").send().await?.expect(200)?;
     let load = Load::start(500, 64, move || client.get("http://order-service/").send());
+    let mut leaving = Vec::new();
     for _ in 0..ROUNDS {
         let instance = mesh.serve("order-service", "v1").await?;
-        let address = instance.address.to_string();
         eventually("the new endpoint serves", || async {
             ensure!(instance.stats()?.requests() > 0, "no request yet");
             Ok(())
         })
         .await?;
         mesh.policy.remove_pod(&instance.pod)?;
+        leaving.push(instance);
+        // An instance stops once nobody knows it and nobody is connected to it any more.
+        let endpoints = sidecar.page("/endpoints").await?;
+        for instance in std::mem::take(&mut leaving) {
+            let is_known = endpoints.contains(&instance.address.to_string());
+            match instance.stats()?.open_connections() {
+                0 if !is_known => instance.stop().await?,
+                _ => leaving.push(instance),
+            }
+        }
+    }
+    for instance in leaving {
+        let address = instance.address.to_string();
         eventually("the endpoint is gone and its connections are closed", || async {
             let endpoints = sidecar.page("/endpoints").await?;
             ensure!(!endpoints.contains(&address), "{endpoints}");

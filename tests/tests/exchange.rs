@@ -172,3 +172,27 @@ async fn an_app_that_breaks_off_is_not_taken_for_done() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_only_itself() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let _app = mesh.serve("app", "v1").await?;
+    mesh.policy.service_speaking("app", "http2")?;
+    let (sidecar, _client) = mesh.caller().await?;
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        // A connection each: their windows are their own matter.
+        unread.push(sidecar.app_http2().get("http://app/bytes/100000000").open().await?);
+    }
+    let client = sidecar.app_http2();
+    for _ in 0..20 {
+        let reply =
+            client.get("http://app/bytes/20000").limit(Duration::from_secs(5)).send().await?.expect(200)?;
+        assert_eq!(reply.body.len(), 20_000);
+    }
+    // What is not read is not kept either.
+    let memory = sidecar.process.memory_kib()?;
+    ensure!(memory < 100 * 1024, "{memory} KiB while 400 MB wait to be read");
+    drop(unread);
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! A saved edit is in force at once, and no request fails on the way.
 
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -83,6 +84,35 @@ async fn a_file_that_breaks_keeps_its_last_good_content() -> Result<()> {
     mesh.policy.overwrite("routes-order-service", "")?;
     mesh.policy.routes("order-service", &split(0, "repaired"))?;
     until_in_force(&client, "repaired").await
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_followed() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let _app = mesh.serve("order-service", "v1").await?;
+    // As the kubelet lays it out: files are links into `..data`, itself a link that is swapped.
+    let root = mesh.policy.path().to_owned();
+    let publish = |generation: &str| -> Result<()> {
+        let content = root.join(format!("..{generation}"));
+        std::fs::create_dir(&content)?;
+        let policy = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: order-service}\nspec:\n  \
+                      hosts: [order-service]\n  http:\n  - headers: {response: {set: {x-edit: MARK}}}\n    \
+                      route: [{destination: {host: order-service}}]\n";
+        std::fs::write(content.join("routes.yaml"), policy.replace("MARK", generation))?;
+        let draft = root.join("..data_tmp");
+        symlink(format!("..{generation}"), &draft)?;
+        std::fs::rename(&draft, root.join("..data"))?;
+        Ok(())
+    };
+    publish("first")?;
+    symlink("..data/routes.yaml", root.join("routes.yaml"))?;
+    let (_sidecar, client) = mesh.caller().await?;
+    until_in_force(&client, "first").await?;
+    publish("second")?;
+    until_in_force(&client, "second").await?;
+    std::fs::remove_dir_all(root.join("..first"))?;
+    publish("third")?;
+    until_in_force(&client, "third").await
 }
 
 #[tokio::test]

@@ -208,3 +208,40 @@ async fn all_names_of_a_service_reach_its_rules() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn hosts_may_be_patterns_and_the_longest_wins() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let rule = |host: &str, answer: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {answer}}}\nspec:\n  \
+             hosts: ['{host}']\n  http:\n  - directResponse: {{status: 200, body: {{string: {answer}}}}}\n"
+        )
+    };
+    for (host, answer) in [
+        ("*.example", "wide"),
+        ("*.shop.example", "narrow"),
+        ("api.shop.example", "exact"),
+        ("plain.test", "plain"),
+    ] {
+        mesh.policy.apply(answer, &rule(host, answer))?;
+    }
+    let (_sidecar, client) = mesh.caller().await?;
+    for (host, expected) in [
+        ("www.example", "wide"),
+        ("a.b.example", "wide"),
+        ("www.shop.example", "narrow"),
+        ("api.shop.example", "exact"),
+        ("plain.test", "plain"),
+    ] {
+        let found = rule_of(&client, host).await?;
+        ensure!(found == expected, "{host}: {expected} wanted, got {found}");
+    }
+    let other = client.get("http://example/").send().await?;
+    ensure!(!other.status.is_success(), "a pattern does not match its own suffix");
+    Ok(())
+}
+
+async fn rule_of(client: &Client, host: &str) -> Result<String> {
+    rule(client.get(&format!("http://{host}/"))).await
+}

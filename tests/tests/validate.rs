@@ -126,7 +126,8 @@ async fn every_mistake_is_told_at_once() -> Result<()> {
 
 #[tokio::test]
 async fn a_file_that_is_not_there_is_told() -> Result<()> {
-    let (status, _, stderr) = process::run("pillion", &["validate", "/nonexistent.yaml"]).await?;
-    ensure!(!status.success() && stderr.contains("/nonexistent.yaml"), "{status}: {stderr}");
+    let (status, stdout, stderr) = process::run("pillion", &["validate", "/nonexistent.yaml"]).await?;
+    let told = format!("{stdout}{stderr}");
+    ensure!(!status.success() && told.contains("/nonexistent.yaml"), "{status}: {told}");
     Ok(())
 }
