@@ -11,6 +11,9 @@ const CLUSTER_IP: &str = "10.96.0.10:80";
 /// An address of another machine, as far as the app knows, where an ordinary server listens.
 const OUTSIDE: &str = "10.97.0.1:80";
 
+/// The pod's own address, of whose app nobody told the sidecar.
+const OWN: &str = "10.98.0.1:3000";
+
 struct Pod {
     namespace: Namespace,
     _policy: Policy,
@@ -27,9 +30,12 @@ async fn pod(mode: &str) -> Result<Option<Pod>> {
     let Some(namespace) = Namespace::or_skip().await else { return Ok(None) };
     for command in [
         "ip addr add 10.97.0.1/32 dev lo".to_owned(),
+        "ip addr add 10.98.0.1/32 dev lo".to_owned(),
         "ip route add 10.96.0.0/16 dev lo".to_owned(),
         format!("iptables -t nat -A OUTPUT -p tcp -m owner --uid-owner {PROXY_UID} -j RETURN"),
         "iptables -t nat -A OUTPUT -p tcp -d 127.0.0.0/8 -j RETURN".to_owned(),
+        // What comes from other machines passes PREROUTING in a pod; here it comes from this one.
+        "iptables -t nat -A OUTPUT -p tcp -d 10.98.0.1 -j REDIRECT --to-ports 15006".to_owned(),
         "iptables -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 15001".to_owned(),
     ] {
         namespace.run(&command).await?;
@@ -47,6 +53,7 @@ async fn pod(mode: &str) -> Result<Option<Pod>> {
         serve(&namespace, "order", "v1", "127.0.1.1:3000")?,
         serve(&namespace, "order", "v2", "127.0.1.2:3000")?,
         serve(&namespace, "user", "v7", OUTSIDE)?,
+        serve(&namespace, "payment", "v8", OWN)?,
         namespace.start("control plane", "pillion-control-plane", &args)?,
     ];
     let sidecar = Sidecar::of("caller")
@@ -117,5 +124,20 @@ async fn the_sidecar_does_not_call_itself() -> Result<()> {
     );
     let answer = pod.get("127.0.0.1:15001", "order-service").await?;
     ensure!(answer.starts_with("HTTP/1.1 200 "), "explicit mode works beside: {answer}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_of_the_app_are_handed_to_it() -> Result<()> {
+    let Some(pod) = pod("registry-only").await? else { return Ok(()) };
+    let answer = pod.get(OWN, "payment-service").await?;
+    ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"version\":\"v8\""), "{answer}");
+    let metrics = pod.namespace.get("127.0.0.1:15000".parse()?, "admin", "/metrics").await?;
+    let counted = metrics.lines().any(|line| {
+        line.starts_with("istio_requests_total{")
+            && line.contains("reporter=\"destination\"")
+            && line.ends_with(" 1")
+    });
+    ensure!(counted, "the sidecar was passed by: {metrics}");
     Ok(())
 }
