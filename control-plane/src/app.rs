@@ -36,6 +36,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut state = State::new(Index::new(naming), Arc::new(config.mesh()), metrics.clone());
     // Nobody is served before everything has been read once: a proxy would take what is missing for gone.
     state.update(updates.recv().await.context("the source ended")?);
+    state.check();
 
     let (hub, queue) = Hub::new();
     let (stop, stopped) = watch::channel(false);

@@ -12,7 +12,7 @@ use pillion_policy::name::Hostname;
 use crate::{
     index::Index,
     naming::Naming,
-    problem::{Problem, Severity},
+    problem::{self, Problem, Severity},
     source::{dir, files::Files},
     validate,
 };
@@ -47,7 +47,7 @@ pub fn check_files(paths: &[PathBuf], cluster_domain: &Hostname) -> Checked {
     }
     let mut problems = update.problems;
     problems.extend(validate::check(&index));
-    problems.sort_by(|a, b| (&a.file, a.line, &a.path).cmp(&(&b.file, b.line, &b.path)));
+    problem::sort(&mut problems);
     Checked { objects: index.len(), problems }
 }
 
@@ -55,7 +55,7 @@ fn add(path: &Path, files: &mut Files) {
     if path.is_dir() {
         let listing = dir::list(path);
         for file in listing.files.keys() {
-            add(file, files);
+            add(Path::new(file), files);
         }
         for (dir, reason) in &listing.unlisted {
             files.unreadable(&dir.to_string_lossy(), reason);

@@ -4,11 +4,7 @@
 //! object itself, so that taking it out undoes exactly what putting it in did. One task owns the index; there is no
 //! lock and no order in which objects must arrive.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use pillion_policy::name::{Hostname, Label};
 use rustc_hash::FxHashMap;
@@ -45,7 +41,7 @@ enum Facet {
 #[derive(Debug)]
 pub(crate) struct Index {
     naming: Naming,
-    objects: BTreeMap<Key, Arc<Stored>>,
+    objects: FxHashMap<Key, Arc<Stored>>,
     facets: FxHashMap<Facet, BTreeSet<Key>>,
 }
 
@@ -61,7 +57,7 @@ pub(crate) struct Found<'a> {
 
 impl Index {
     pub(crate) fn new(naming: Naming) -> Self {
-        Self { naming, objects: BTreeMap::new(), facets: FxHashMap::default() }
+        Self { naming, objects: FxHashMap::default(), facets: FxHashMap::default() }
     }
 
     /// Makes one change.
@@ -95,7 +91,7 @@ impl Index {
         &self.naming
     }
 
-    /// Every object, in the order of kind, namespace and name.
+    /// Every object, in no order.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Arc<Stored>> {
         self.objects.values()
     }

@@ -25,7 +25,8 @@ pub(crate) struct Metrics {
     pub(crate) nacks: Counter,
     resources: Counter,
     removals: Counter,
-    updates: Counter,
+    /// Changes taken in from the source.
+    pub(crate) updates: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -66,7 +67,7 @@ impl Metrics {
         metrics
     }
 
-    /// Notes what is in force after a change.
+    /// Notes what is in force and what is wrong with it.
     pub(crate) fn loaded(&self, kinds: impl Iterator<Item = Kind>, problems: &[Problem]) {
         let mut objects: BTreeMap<Kind, i64> = Kind::ALL.into_iter().map(|kind| (kind, 0)).collect();
         for kind in kinds {
@@ -80,7 +81,6 @@ impl Metrics {
             let gauge = self.problems.get_or_create(&OfSeverity { severity: severity.to_string() });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        self.updates.inc();
     }
 
     /// Counts the content of a response.

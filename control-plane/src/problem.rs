@@ -266,6 +266,14 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Puts problems in the order in which people go through files.
+pub(crate) fn sort(problems: &mut [Problem]) {
+    problems.sort_by(|a, b| {
+        (&a.file, a.line, &a.path, a.severity, &a.reason)
+            .cmp(&(&b.file, b.line, &b.path, b.severity, &b.reason))
+    });
+}
+
 /// The known word that `word` was probably meant to be.
 pub(crate) fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = word.to_lowercase();

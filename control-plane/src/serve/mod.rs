@@ -8,9 +8,14 @@ mod ads;
 mod state;
 mod status;
 
+use std::future::pending;
+
 use anyhow::{Context, Result};
 use pillion_xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep_until,
+};
 use tonic::Status;
 
 pub use self::status::{ProxyStatus, Refusal, StatusReport};
@@ -66,6 +71,13 @@ pub(crate) async fn run(
     mut queue: mpsc::Receiver<Command>,
 ) {
     loop {
+        let due = state.due();
+        let check = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             // Changes first: what is sent next should already carry them.
             biased;
@@ -77,6 +89,7 @@ pub(crate) async fn run(
                 Some(command) => state.handle(command),
                 None => return,
             },
+            () = check => state.check(),
         }
     }
 }

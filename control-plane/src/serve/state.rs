@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use pillion_policy::{ResourceKind, mesh::MeshConfig};
@@ -28,11 +29,13 @@ use crate::{
     compile,
     index::Index,
     metrics::Metrics,
-    problem::{Problem, Severity},
+    problem::{self, Problem, Severity},
     source::Update,
     validate,
 };
 
+/// How long after a change everything is checked.
+const CHECK_DELAY: Duration = Duration::from_millis(500);
 /// Problems logged after one change.
 const MAX_LOGGED: usize = 20;
 /// Most names one proxy may subscribe to; an app that calls a tenth of it is not known.
@@ -46,6 +49,11 @@ pub(crate) struct State {
     index: Index,
     mesh: Arc<MeshConfig>,
     metrics: Metrics,
+    /// What the source complains about.
+    complaints: Vec<Problem>,
+    /// When objects have to be checked again; nothing when none has changed since.
+    due: Option<Instant>,
+    /// Everything found by the last check.
     problems: Vec<Problem>,
     demand: BTreeMap<ResourceKind, FxHashMap<String, Demanded>>,
     proxies: BTreeMap<u64, Proxy>,
@@ -71,7 +79,16 @@ struct Proxy {
 
 impl State {
     pub(crate) fn new(index: Index, mesh: Arc<MeshConfig>, metrics: Metrics) -> Self {
-        Self { index, mesh, metrics, problems: Vec::new(), demand: BTreeMap::new(), proxies: BTreeMap::new() }
+        Self {
+            index,
+            mesh,
+            metrics,
+            complaints: Vec::new(),
+            due: None,
+            problems: Vec::new(),
+            demand: BTreeMap::new(),
+            proxies: BTreeMap::new(),
+        }
     }
 
     /// Takes in what a source has to say, and tells proxies what that changes for them.
@@ -83,10 +100,25 @@ impl State {
         if changed {
             self.recompile();
         }
-        // Proxies first: checking everything for the report takes longer than telling them.
-        let mut problems = update.problems;
+        self.metrics.updates.inc();
+        self.complaints = update.problems;
+        // Checking everything takes longer than telling proxies, so a series of changes is checked once.
+        self.due.get_or_insert_with(|| Instant::now() + CHECK_DELAY);
+    }
+
+    /// When [`State::check`] should be called.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Finds everything that is wrong, unless nothing has changed since the last time.
+    pub(crate) fn check(&mut self) {
+        if self.due.take().is_none() {
+            return;
+        }
+        let mut problems = self.complaints.clone();
         problems.extend(validate::check(&self.index));
-        problems.sort_by(|a, b| (&a.file, a.line, &a.path).cmp(&(&b.file, b.line, &b.path)));
+        problem::sort(&mut problems);
         self.log_new(&problems);
         self.metrics.loaded(self.index.objects().map(|stored| stored.key.kind), &problems);
         self.problems = problems;
@@ -239,7 +271,8 @@ impl State {
         }
     }
 
-    fn report(&self) -> StatusReport {
+    fn report(&mut self) -> StatusReport {
+        self.check();
         let proxies = self.proxies.values().filter_map(|proxy| {
             let node = proxy.session.node()?;
             let resources = proxy.session.names().map(|(kind, name)| {

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs,
     io::{self, Read},
     os::unix::fs::MetadataExt,
@@ -32,6 +33,8 @@ const QUIET: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often the directory is walked without a notice: with a working watch, and without one.
 const POLL: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(200));
+/// Walks without a notice take at most one part in so many of the time.
+const POLL_SHARE: u32 = 50;
 /// Largest file that is read.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
 /// A directory of objects.
@@ -39,9 +42,12 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 pub(crate) struct Directory {
     root: PathBuf,
     files: Files,
-    seen: BTreeMap<PathBuf, Identity>,
+    /// How long the last walk took.
+    walk_time: Duration,
+    // Paths are kept as plain text: comparing them part by part is slow.
+    seen: BTreeMap<OsString, Identity>,
     /// Files that were empty at the last walk and had content before: most likely about to be written.
-    emptied: BTreeSet<PathBuf>,
+    emptied: BTreeSet<OsString>,
     /// Directories that could not be listed at the last walk.
     unlisted: BTreeSet<PathBuf>,
 }
@@ -59,7 +65,7 @@ pub(crate) struct Identity {
 /// Paths that notices named since they were last looked at, and the bell that says so.
 #[derive(Debug, Clone)]
 struct Notices {
-    paths: Arc<Mutex<BTreeSet<PathBuf>>>,
+    paths: Arc<Mutex<BTreeSet<OsString>>>,
     bell: SyncSender<()>,
 }
 
@@ -70,6 +76,7 @@ impl Directory {
         Ok(Self {
             root: root.to_owned(),
             files: Files::new(naming),
+            walk_time: Duration::ZERO,
             seen: BTreeMap::new(),
             emptied: BTreeSet::new(),
             unlisted: BTreeSet::new(),
@@ -89,7 +96,8 @@ impl Directory {
             {
                 return;
             }
-            wait(&rings, if watcher.is_some() { POLL.0 } else { POLL.1 });
+            let pause = if watcher.is_some() { POLL.0 } else { POLL.1 };
+            wait(&rings, pause.max(self.walk_time * POLL_SHARE));
             // A directory that was replaced by another takes the watch with it.
             if self.inode() != watched {
                 watched = self.inode();
@@ -126,8 +134,10 @@ impl Directory {
     }
 
     /// Walks the directory and takes in what is new.
-    pub(crate) fn scan(&mut self, noticed: &BTreeSet<PathBuf>) -> Option<Update> {
+    pub(crate) fn scan(&mut self, noticed: &BTreeSet<OsString>) -> Option<Update> {
+        let start = Instant::now();
         let listing = list(&self.root);
+        self.walk_time = start.elapsed();
         for (path, identity) in &listing.files {
             let just_emptied = identity.size == 0 && self.seen.get(path).is_some_and(|seen| seen.size > 0);
             if just_emptied && self.emptied.insert(path.clone()) {
@@ -136,7 +146,7 @@ impl Directory {
             if self.seen.get(path) != Some(identity) || noticed.contains(path) {
                 self.emptied.remove(path);
                 let name = path.to_string_lossy();
-                match read(path) {
+                match read(Path::new(path)) {
                     Ok(content) => self.files.put(&name, &content),
                     // It went away between the walk and now; the next walk settles it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -146,9 +156,10 @@ impl Directory {
             }
         }
         // What could not be listed is not gone.
-        let hidden = |path: &Path| path.ancestors().any(|parent| listing.unlisted.contains_key(parent));
+        let hidden =
+            |path: &OsString| Path::new(path).ancestors().any(|parent| listing.unlisted.contains_key(parent));
         let gone = self.seen.keys().filter(|path| !listing.files.contains_key(*path) && !hidden(path));
-        for path in gone.cloned().collect::<Vec<_>>() {
+        for path in gone.cloned().collect::<Vec<OsString>>() {
             self.seen.remove(&path);
             self.files.remove(&path.to_string_lossy());
         }
@@ -169,12 +180,15 @@ impl Directory {
 
 impl Notices {
     fn add(&self, paths: Vec<PathBuf>) {
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner).extend(paths);
+        self.paths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(paths.into_iter().map(OsString::from));
         // A full bell has been rung already.
         let _ = self.bell.try_send(());
     }
 
-    fn take(&self) -> BTreeSet<PathBuf> {
+    fn take(&self) -> BTreeSet<OsString> {
         std::mem::take(&mut self.paths.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -198,7 +212,7 @@ fn wait(rings: &Receiver<()>, poll: Duration) {
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     /// The files that hold objects.
-    pub(crate) files: BTreeMap<PathBuf, Identity>,
+    pub(crate) files: BTreeMap<OsString, Identity>,
     /// Directories that cannot be listed, and why.
     pub(crate) unlisted: BTreeMap<PathBuf, String>,
 }
@@ -242,7 +256,7 @@ impl Listing {
                     modified: (meta.mtime(), meta.mtime_nsec()),
                     changed: (meta.ctime(), meta.ctime_nsec()),
                 };
-                self.files.insert(path, identity);
+                self.files.insert(path.into(), identity);
             }
         }
         Ok(())

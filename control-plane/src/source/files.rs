@@ -6,9 +6,11 @@
 //! given the text of files and says what that changes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, hash_map::Entry},
     sync::Arc,
 };
+
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::Update;
 use crate::{
@@ -23,7 +25,7 @@ use crate::{
 pub(crate) struct Files {
     naming: Naming,
     files: BTreeMap<Arc<str>, File>,
-    in_force: BTreeMap<Key, Arc<Stored>>,
+    in_force: FxHashMap<Key, Arc<Stored>>,
     /// Whether a file is new, different or gone since the last update.
     changed: bool,
 }
@@ -37,7 +39,7 @@ struct File {
 
 impl Files {
     pub(crate) fn new(naming: Naming) -> Self {
-        Self { naming, files: BTreeMap::new(), in_force: BTreeMap::new(), changed: true }
+        Self { naming, files: BTreeMap::new(), in_force: FxHashMap::default(), changed: true }
     }
 
     /// Takes the present content of a file.
@@ -83,7 +85,7 @@ impl Files {
             return None;
         }
         let mut problems = Vec::new();
-        let mut next: BTreeMap<Key, Arc<Stored>> = BTreeMap::new();
+        let mut next = FxHashMap::with_capacity_and_hasher(self.in_force.len(), FxBuildHasher);
         let mut nameless: BTreeSet<Arc<str>> = BTreeSet::new();
         for (name, file) in &self.files {
             problems.extend(file.broken.clone());
@@ -111,15 +113,18 @@ impl Files {
         Some(Update { events: self.replace(next), problems })
     }
 
-    fn replace(&mut self, next: BTreeMap<Key, Arc<Stored>>) -> Vec<Event> {
-        let gone = self.in_force.keys().filter(|key| !next.contains_key(*key));
-        let mut events: Vec<Event> = gone.map(|key| Event::Delete(key.clone())).collect();
-        for (key, stored) in &next {
-            let known = self.in_force.get(key);
-            if !known.is_some_and(|known| Arc::ptr_eq(known, stored)) {
-                events.push(Event::Apply(stored.clone()));
-            }
-        }
+    /// The steps to what is in force next: first what goes, then what is new or different, each in the order of keys.
+    fn replace(&mut self, next: FxHashMap<Key, Arc<Stored>>) -> Vec<Event> {
+        let is_known = |key: &Key, stored: &Arc<Stored>| {
+            self.in_force.get(key).is_some_and(|known| Arc::ptr_eq(known, stored))
+        };
+        let mut gone: Vec<&Key> = self.in_force.keys().filter(|key| !next.contains_key(*key)).collect();
+        let mut changed: Vec<&Arc<Stored>> =
+            next.iter().filter(|(key, stored)| !is_known(key, stored)).map(|(_, stored)| stored).collect();
+        gone.sort_unstable();
+        changed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let gone = gone.into_iter().map(|key| Event::Delete(key.clone()));
+        let events = gone.chain(changed.into_iter().map(|stored| Event::Apply(stored.clone()))).collect();
         self.in_force = next;
         events
     }
@@ -137,7 +142,7 @@ fn file_problem(file: &str, line: u32, reason: String) -> Problem {
 }
 
 /// Puts an object under its key, unless another has it already.
-fn claim(next: &mut BTreeMap<Key, Arc<Stored>>, key: &Key, object: &Arc<Stored>) -> Option<Problem> {
+fn claim(next: &mut FxHashMap<Key, Arc<Stored>>, key: &Key, object: &Arc<Stored>) -> Option<Problem> {
     match next.entry(key.clone()) {
         Entry::Vacant(free) => {
             free.insert(object.clone());

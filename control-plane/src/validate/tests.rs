@@ -27,7 +27,8 @@ fn remarks(parts: &[&str]) -> Vec<String> {
     let update = files.update().unwrap();
     assert!(update.problems.is_empty(), "{:?}", update.problems);
     update.events.into_iter().for_each(|event| index.apply(event));
-    let problems = check(&index);
+    let mut problems = check(&index);
+    crate::problem::sort(&mut problems);
     problems
         .iter()
         .map(|problem| format!("{} {}: {}", problem.severity, problem.path, problem.reason))

@@ -218,6 +218,7 @@ fn metrics_count_what_happens() {
     let mut mesh = Mesh::new(&service("a", 80));
     let proxy = mesh.connect("default/api");
     mesh.subscribe(proxy, "default/none:80");
+    mesh.state.check();
     let text = mesh.state.metrics.text().unwrap();
     for line in [
         "pillion_objects{kind=\"Service\"} 1",
@@ -230,4 +231,17 @@ fn metrics_count_what_happens() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+#[test]
+fn changes_are_checked_when_somebody_asks_or_time_has_passed() {
+    let mut mesh = Mesh::new(&service("a", 80));
+    let due = mesh.state.due().unwrap();
+    mesh.save("y.yaml", &service("b", 80));
+    assert_eq!(mesh.state.due(), Some(due), "a series of changes must not put the check off");
+    assert_eq!(mesh.state.report().problems.len(), 2);
+    assert_eq!(mesh.state.due(), None);
+    mesh.save("y.yaml", "");
+    mesh.state.check();
+    assert_eq!((mesh.state.due(), mesh.state.problems.len()), (None, 1));
 }
