@@ -122,7 +122,9 @@ fn poll_stream(
             Poll::Ready(Some(Ok(Frame::data(data))))
         }
         // A peer that needs no more of the request may say NO_ERROR after a complete response (RFC 9113 §8.1).
-        Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) => Poll::Ready(None),
+        Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) && stream.is_end_stream() => {
+            Poll::Ready(None)
+        }
         Some(Err(error)) => Poll::Ready(Some(Err(BodyError::Stream(error)))),
         None => match ready!(stream.poll_trailers(cx)) {
             Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),

@@ -28,7 +28,7 @@ use crate::{
         socket,
     },
     tcp,
-    telemetry::{access_log::Direction, requests::Labels},
+    telemetry::{access_log::Direction, counter::Gauge, requests::Labels},
     upstream::Upstream,
     view::{Destination, Entry},
     worker::{Demand, Worker},
@@ -83,7 +83,9 @@ pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketA
 
 /// Carries bytes to where they were meant for, if the mesh lets unknown traffic out.
 async fn opaque(worker: &Rc<Worker>, stream: TcpStream, front: bytes::Bytes, original: SocketAddr) {
-    if worker.outbound_mode() == OutboundMode::RegistryOnly {
+    if worker.outbound_mode() == OutboundMode::RegistryOnly
+        && look_up(worker, &original.ip().to_string(), original.port()).await.is_err()
+    {
         tracing::debug!(dst = %original, "opaque connection refused: only described hosts may be reached");
         return;
     }
@@ -110,7 +112,7 @@ impl Outbound {
         let mut absent = match exchange.asked() {
             Some(asked) => {
                 let port = original.map(|original| original.port()).or(asked.port()).unwrap_or(DEFAULT_PORT);
-                match self.look_up(asked.host(), port).await {
+                match look_up(&self.downstream.worker, asked.host(), port).await {
                     Ok(destination) => return Ok(Target::Described(destination)),
                     Err(error) => error,
                 }
@@ -118,7 +120,18 @@ impl Outbound {
             None => ProxyError::BadRequest("the request names no host: send a Host header"),
         };
         let Some(original) = original else { return Err(absent) };
-        match self.look_up(&original.ip().to_string(), original.port()).await {
+        let address = original.ip().to_string();
+        let by_address = match absent {
+            // Nobody answers: a second question would only double the wait.
+            ProxyError::Undiscovered { .. } => {
+                match known(&self.downstream.worker, &address, original.port()) {
+                    Some(Entry::Known(destination)) => Ok(destination),
+                    Some(Entry::Absent(_)) | None => Err(absent.clone()),
+                }
+            }
+            _ => look_up(&self.downstream.worker, &address, original.port()).await,
+        };
+        match by_address {
             Ok(destination) => return Ok(Target::Described(destination)),
             Err(error) if matches!(absent, ProxyError::BadRequest(_)) => absent = error,
             Err(_) => {}
@@ -126,27 +139,6 @@ impl Outbound {
         match self.downstream.worker.outbound_mode() {
             OutboundMode::RegistryOnly => Err(absent),
             OutboundMode::AllowAny => Ok(Target::Original(self.passthrough(original))),
-        }
-    }
-
-    async fn look_up(&self, host: &str, port: u16) -> Result<Arc<Destination>, ProxyError> {
-        let worker = &self.downstream.worker;
-        let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) || host.ends_with('.') {
-            Cow::Owned(host.trim_end_matches('.').to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(host)
-        };
-        let known = known(worker, &host, port);
-        let entry = match known {
-            Some(entry) => entry,
-            None => discover(worker, &host, port).await?,
-        };
-        match entry {
-            Entry::Known(destination) => {
-                destination.usage().touch(worker.views.second(Instant::now()));
-                Ok(destination)
-            }
-            Entry::Absent(reason) => Err(ProxyError::UnknownHost(reason)),
         }
     }
 
@@ -167,6 +159,43 @@ impl Outbound {
     }
 }
 
+/// What is known of a host and port, asking for it if need be.
+async fn look_up(worker: &Worker, host: &str, port: u16) -> Result<Arc<Destination>, ProxyError> {
+    let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) || host.ends_with('.') {
+        Cow::Owned(host.trim_end_matches('.').to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    };
+    let known = known(worker, &host, port);
+    let entry = match known {
+        Some(entry) => entry,
+        None => discover(worker, &host, port).await?,
+    };
+    match entry {
+        Entry::Known(destination) => {
+            destination.usage().touch(worker.views.second(Instant::now()));
+            Ok(destination)
+        }
+        Entry::Absent(reason) => Err(ProxyError::UnknownHost(reason)),
+    }
+}
+
+/// Counts a request as held, also when its client leaves meanwhile.
+struct Holding<'a>(&'a Gauge);
+
+impl<'a> Holding<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 fn known(worker: &Worker, host: &str, port: u16) -> Option<Entry> {
     worker.views.load().entry(host, port).cloned()
 }
@@ -180,7 +209,7 @@ async fn discover(worker: &Worker, host: &str, port: u16) -> Result<Entry, Proxy
     };
     let proxy = &worker.metrics.proxy;
     proxy.holds.inc();
-    proxy.holds_active.inc();
+    let _holding = Holding::new(&proxy.holds_active);
     let deadline = Instant::now() + worker.settings.hold_timeout;
     let found = loop {
         if let Some(entry) = known(worker, host, port) {
@@ -191,7 +220,6 @@ async fn discover(worker: &Worker, host: &str, port: u16) -> Result<Entry, Proxy
             Ok(Err(_)) | Err(_) => break None,
         }
     };
-    proxy.holds_active.dec();
     found.ok_or_else(|| {
         proxy.holds_timed_out.inc();
         ProxyError::Undiscovered {

@@ -3,7 +3,7 @@
 //! A connection, its requests and the upstream connections they use live on one worker, so nothing here needs a lock.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -48,6 +48,8 @@ pub struct Worker {
     pub access_log: AccessLog,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Copies for mirrors under way.
+    pub mirroring: Cell<u32>,
     unmatched: [Arc<RequestStats>; 2],
     rng: RefCell<fastrand::Rng>,
 }
@@ -101,7 +103,18 @@ impl Worker {
         let unmatched = [Reporter::Source, Reporter::Destination]
             .map(|reporter| metrics.request_stats(&labels(reporter)));
         let rng = RefCell::new(rng);
-        Self { views, pools, drain, settings, demands, access_log, metrics, unmatched, rng }
+        Self {
+            views,
+            pools,
+            drain,
+            settings,
+            demands,
+            access_log,
+            metrics,
+            unmatched,
+            mirroring: Cell::new(0),
+            rng,
+        }
     }
 
     /// Where requests are counted that reach no destination.

@@ -12,7 +12,7 @@ use pillion_xds::discovery::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -20,14 +20,17 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{
-    state::Control,
-    store::{self, StoreError},
-};
+use super::{state::Control, store};
 use crate::{telemetry::metrics::Metrics, worker::Demand};
 
 /// First and longest pause between attempts to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// How long the control plane may take to take the stream up.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long it may take no messages from us.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// How often housekeeping is done.
 const TICK: Duration = Duration::from_millis(250);
@@ -86,7 +89,10 @@ impl Client {
         loop {
             let connecting = async {
                 match &endpoint {
-                    Some(endpoint) => connect(endpoint.clone()).await,
+                    Some(endpoint) => match timeout(CONNECT, connect(endpoint.clone())).await {
+                        Ok(connected) => connected,
+                        Err(_) => Err(tonic::Status::deadline_exceeded("no answer")),
+                    },
                     None => std::future::pending().await,
                 }
             };
@@ -164,7 +170,11 @@ impl Client {
 
     async fn send(&mut self, outbox: &mpsc::Sender<DeltaDiscoveryRequest>) -> Result<(), String> {
         for request in self.control.session.requests() {
-            outbox.send(request).await.map_err(|_| "the stream is closed".to_owned())?;
+            match timeout(STUCK, outbox.send(request)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err("the stream is closed".to_owned()),
+                Err(_) => return Err("it takes no messages".to_owned()),
+            }
         }
         Ok(())
     }
@@ -175,10 +185,9 @@ impl Client {
         let Some(path) = self.snapshot_file.as_ref().filter(|_| revision != self.saved_revision) else {
             return;
         };
-        self.saved_revision = revision;
-        if let Err(error) = store::write(path, self.control.received()) {
-            let error: StoreError = error;
-            tracing::warn!(%error, "snapshot not written");
+        match store::write(path, self.control.received()) {
+            Ok(()) => self.saved_revision = revision,
+            Err(error) => tracing::warn!(%error, "snapshot not written"),
         }
     }
 

@@ -35,8 +35,15 @@ pub enum StoreError {
 pub fn read(path: &Path) -> Result<Vec<Resource>, StoreError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| StoreError::Io { path: path.to_owned(), error })?;
-    serde_saphyr::from_str(&text)
-        .map_err(|error| StoreError::Invalid { path: path.to_owned(), reason: error.to_string() })
+    serde_saphyr::from_str(&text).map_err(|error| StoreError::Invalid {
+        path: path.to_owned(),
+        reason: first_line(&error.to_string()),
+    })
+}
+
+/// What a parser says without the excerpt it may draw below.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 /// Writes all of a snapshot.

@@ -6,6 +6,7 @@
 //! the race between a server that gives up an idle connection and a client that picks it up.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -46,7 +47,7 @@ pub struct Hold {
     lease: Lease,
     /// The request body, where it is still being sent while the response already comes.
     sending: Option<Sending>,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 type Sending = Pin<Box<dyn Future<Output = ()>>>;
@@ -70,6 +71,11 @@ impl Hold {
             Lease::H1(lease) => lease.finish(Instant::now()),
             Lease::H2(_) => {}
         }
+    }
+
+    /// The endpoint at the other end.
+    pub fn endpoint(&self) -> SocketAddr {
+        self.in_flight.live().address()
     }
 
     /// Goes on sending the request body.
@@ -106,7 +112,7 @@ pub async fn send(
         };
         match tried {
             Ok((response, lease, sending)) => {
-                return Ok(Reply { response, hold: Hold { lease, sending, _in_flight: in_flight } });
+                return Ok(Reply { response, hold: Hold { lease, sending, in_flight } });
             }
             Err(Failed::Unsent(again)) => request = again,
             Err(Failed::Spent(error)) => return Err(error),
@@ -117,7 +123,7 @@ pub async fn send(
 
 type Tried = Result<(Response<Body>, Lease, Option<Sending>), Failed>;
 
-async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: std::net::SocketAddr) -> Tried {
+async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr) -> Tried {
     let spare = (lease.is_reused() && may_repeat(&request)).then(|| copy_of_head(&request));
     let Some(sender) = lease.sender() else {
         return Err(Failed::Unsent(request));
@@ -142,7 +148,7 @@ async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: std::net::S
     }
 }
 
-async fn http2(lease: H2Lease, request: Request<Body>, endpoint: std::net::SocketAddr) -> Tried {
+async fn http2(lease: H2Lease, request: Request<Body>, endpoint: SocketAddr) -> Tried {
     let Ok(mut sender) = lease.sender().ready().await else {
         lease.close();
         return Err(Failed::Unsent(request));
@@ -272,7 +278,7 @@ fn is_connection_loss(error: &hyper::Error) -> bool {
     })
 }
 
-fn explain_h1(error: &hyper::Error, endpoint: std::net::SocketAddr) -> ProxyError {
+fn explain_h1(error: &hyper::Error, endpoint: SocketAddr) -> ProxyError {
     if error.is_user() {
         // The only thing of ours hyper can fail on is the request body: its sender broke off.
         return ProxyError::ClientClosed;
@@ -289,7 +295,7 @@ fn is_unprocessed(error: &h2::Error) -> bool {
         || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
-fn explain_h2(error: &h2::Error, endpoint: std::net::SocketAddr) -> ProxyError {
+fn explain_h2(error: &h2::Error, endpoint: SocketAddr) -> ProxyError {
     let reason = || error.reason().map_or_else(|| error.to_string(), |reason| reason.to_string()).into();
     if error.is_reset() && error.is_remote() {
         ProxyError::UpstreamReset { endpoint, reason: reason() }

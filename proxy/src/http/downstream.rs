@@ -9,6 +9,9 @@ use crate::{net::wire::Line, telemetry::access_log::Direction, worker::Worker};
 /// How long a connection may be unused before it is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// How long a connection may take for its first request head.
+const FIRST_HEAD: Duration = Duration::from_secs(60);
+
 /// A client's connection, shared by its requests.
 #[derive(Debug)]
 pub struct Downstream {
@@ -25,6 +28,7 @@ pub struct Downstream {
     /// What HTTP/1 says beside the library.
     pub line: Option<Arc<Line>>,
     active: Cell<u32>,
+    served: Cell<bool>,
     used: Cell<Instant>,
 }
 
@@ -44,6 +48,7 @@ impl Downstream {
             original,
             line: (!http2).then(Arc::default),
             active: Cell::new(0),
+            served: Cell::new(false),
             used: Cell::new(Instant::now()),
         }
     }
@@ -57,12 +62,16 @@ impl Downstream {
     pub(super) fn leave(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
         self.used.set(now);
+        self.served.set(true);
+        if let Some(line) = &self.line {
+            line.end();
+        }
     }
 
     /// Resolves when the connection has been unused for too long.
     pub(super) async fn idle(&self) {
         loop {
-            let due = self.used.get() + IDLE;
+            let due = self.used.get() + if self.served.get() { IDLE } else { FIRST_HEAD };
             let now = Instant::now();
             if self.active.get() > 0 {
                 sleep_until(now + IDLE).await;

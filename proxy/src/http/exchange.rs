@@ -113,9 +113,13 @@ impl Exchange {
         let is_head = *request.method() == Method::HEAD;
         let http2 = version == Version::HTTP_2;
         let conflicts = downstream.line.as_ref().is_some_and(|line| line.begin());
-        let normalized = match conflicts && request.headers().contains_key(TRANSFER_ENCODING) {
-            true => Err(ProxyError::BadRequest("the request has both Content-Length and Transfer-Encoding")),
-            false => head::normalize(request),
+        let coded = request.headers().contains_key(TRANSFER_ENCODING);
+        let normalized = if conflicts && coded {
+            Err(ProxyError::BadRequest("the request has both Content-Length and Transfer-Encoding"))
+        } else if coded && !headers::is_only_chunked(request.headers()) {
+            Err(ProxyError::BadRequest("the request has a transfer coding other than chunked"))
+        } else {
+            head::normalize(request)
         };
         match normalized {
             Ok(asked) => Ok(Self { downstream, finish, asked, http2, version, is_head }),
@@ -320,6 +324,10 @@ impl Exchange {
         let start = self.finish.start;
         self.finish.note(|record| record.first_byte = Some(start.elapsed()));
         let headers = response.headers_mut();
+        if headers.contains_key(TRANSFER_ENCODING) && !headers::is_only_chunked(headers) {
+            let reason = "it has a transfer coding other than chunked".into();
+            return self.refuse(&ProxyError::UpstreamProtocol { endpoint: hold.endpoint(), reason });
+        }
         headers::strip_hop_by_hop(headers, false);
         if self.finish.grpc {
             self.finish.grpc_status = headers::grpc_status(headers);
@@ -347,7 +355,7 @@ impl Exchange {
         after: &After,
     ) -> Response<Body> {
         let Some(client) = upgrade else {
-            let endpoint = self.downstream.local;
+            let endpoint = hold.endpoint();
             let reason = "it switched protocols unasked".into();
             return self.refuse(&ProxyError::UpstreamProtocol { endpoint, reason });
         };
@@ -379,9 +387,6 @@ impl Exchange {
             return;
         }
         *response.version_mut() = Version::HTTP_11;
-        if let Some(line) = &self.downstream.line {
-            line.end();
-        }
         if self.downstream.worker.drain.is_draining() || self.finish.flag == Flag::Dpe {
             response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -214,8 +214,7 @@ pub fn set_version<B>(
 /// The path with dot segments removed, unreserved characters decoded and backslashes turned; `None` when it is clean
 /// already, as nearly every path is.
 fn clean_path(path: &str) -> Option<String> {
-    let bytes = path.as_bytes();
-    let suspicious = memchr::memchr3(b'%', b'\\', b'.', bytes).is_some();
+    let suspicious = memchr::memchr2(b'%', b'\\', path.as_bytes()).is_some() || path.contains("/.");
     if !suspicious || !path.starts_with('/') {
         return None;
     }

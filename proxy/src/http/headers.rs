@@ -68,6 +68,12 @@ pub fn asks_for_upgrade(headers: &HeaderMap) -> bool {
             .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("upgrade")))
 }
 
+/// Whether a body is chunked and nothing else: another coding would be lost with the field.
+pub fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter().flat_map(tokens);
+    codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) && codings.next().is_none()
+}
+
 /// Whether a message carries gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
@@ -120,6 +126,15 @@ mod tests {
     fn an_upgrade_to_http2_is_ignored() {
         let headers = map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]);
         assert!(!asks_for_upgrade(&headers));
+    }
+
+    #[test]
+    fn only_chunked_can_be_carried() {
+        for (coding, is) in
+            [("chunked", true), ("Chunked", true), ("gzip, chunked", false), ("chunked, chunked", false)]
+        {
+            assert_eq!(is_only_chunked(&map(&[("transfer-encoding", coding)])), is, "{coding}");
+        }
     }
 
     #[test]

@@ -4,14 +4,16 @@
 //! is over its limits gets no copy.
 
 use std::{
+    cell::Cell,
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderValue, Request};
 use http_body::{Frame, SizeHint};
 use tokio::{sync::mpsc, time::Instant};
@@ -27,18 +29,48 @@ use crate::{
 /// Body frames a copy may lag behind.
 const LAG: usize = 64;
 
+/// Most copies under way on one worker: a mirror that hangs costs no more.
+const MAX_COPIES: u32 = 256;
+
 /// How long a mirror may take for its answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A body that is read on behalf of copies, too.
 struct Tee {
     body: Body,
-    copies: Vec<mpsc::Sender<Frame<Bytes>>>,
+    copies: Vec<Copier>,
+}
+
+/// The near end of a copy.
+struct Copier {
+    frames: mpsc::Sender<Frame<Bytes>>,
+    is_whole: Rc<Cell<bool>>,
+}
+
+/// A copy's place among those under way.
+struct Place(Rc<Worker>);
+
+impl Place {
+    fn take(worker: &Rc<Worker>) -> Option<Self> {
+        let copies = worker.mirroring.get();
+        (copies < MAX_COPIES).then(|| {
+            worker.mirroring.set(copies + 1);
+            Self(Rc::clone(worker))
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.mirroring.set(self.0.mirroring.get() - 1);
+    }
 }
 
 /// The body of a copy: what the original has passed on.
 struct Copied {
     frames: mpsc::Receiver<Frame<Bytes>>,
+    /// Whether the end of the frames is the end of the body, or the copy was cut off.
+    is_whole: Rc<Cell<bool>>,
     size: SizeHint,
 }
 
@@ -56,19 +88,21 @@ pub fn copy(
         if !mirror.fraction.admits(worker.with_rng(|rng| rng.u32(..1_000_000))) {
             continue;
         }
+        let Some(place) = Place::take(worker) else { continue };
         let mut copied = Request::new(Body::Empty);
         *copied.method_mut() = request.method().clone();
         *copied.uri_mut() = request.uri().clone();
         *copied.headers_mut() = request.headers().clone();
         if !http_body::Body::is_end_stream(request.body()) {
             let (sender, frames) = mpsc::channel(LAG);
-            copies.push(sender);
+            let is_whole = Rc::new(Cell::new(false));
+            copies.push(Copier { frames: sender, is_whole: Rc::clone(&is_whole) });
             let size = http_body::Body::size_hint(request.body());
-            *copied.body_mut() = Body::boxed(Copied { frames, size });
+            *copied.body_mut() = Body::boxed(Copied { frames, is_whole, size });
         }
         let send =
             send(Rc::clone(worker), Arc::clone(upstream), copied, authority.clone(), downstream.peer.ip());
-        task::spawn_local_connection("mirror", send);
+        task::spawn_local_connection("mirror", send.map(move |()| drop(place)));
     }
     if !copies.is_empty() {
         let body = std::mem::replace(request.body_mut(), Body::Empty);
@@ -122,13 +156,13 @@ impl http_body::Body for Tee {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.copies.retain(|copy| copy.try_send(duplicate(frame)).is_ok())
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.copies.retain(|copy| copy.frames.try_send(duplicate(frame)).is_ok());
+        }
+        if matches!(polled, Poll::Ready(None)) || (polled.is_ready() && self.body.is_end_stream()) {
+            for copy in self.copies.drain(..) {
+                copy.is_whole.set(true);
             }
-            // The end, or a break: copies that see their sender vanish early break off as well.
-            Poll::Ready(None | Some(Err(_))) => self.copies.clear(),
-            Poll::Pending => {}
         }
         polled
     }
@@ -159,7 +193,11 @@ impl http_body::Body for Copied {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.frames.poll_recv(cx).map(|frame| frame.map(Ok))
+        match ready!(self.frames.poll_recv(cx)) {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None if self.is_whole.get() => Poll::Ready(None),
+            None => Poll::Ready(Some(Err(BodyError::Unwanted))),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -43,7 +43,7 @@ where
         biased;
         ended = connection.as_mut() => return log_end(ended),
         () = worker.drain.closed() => connection.as_mut().graceful_shutdown(),
-        () = downstream.idle() => connection.as_mut().graceful_shutdown(),
+        () = downstream.idle() => return,
     }
     tokio::select! {
         biased;
@@ -52,8 +52,8 @@ where
     }
 }
 
-/// Serves HTTP/2 until the client leaves, is silent for too long, or the drain is over. GOAWAY goes out as soon as the drain begins: it loses
-/// no request.
+/// Serves HTTP/2 until the client leaves, is silent for too long, or the drain is over. GOAWAY goes out as soon as
+/// the drain begins: it loses no request.
 pub async fn http2<F, R>(io: Io, downstream: &Rc<Downstream>, handle: F)
 where
     F: Fn(Request<Incoming>) -> R,

@@ -97,6 +97,10 @@ impl From<io::Error> for ConnectError {
     }
 }
 
+/// How long the peer may leave what was sent to it unacknowledged before it is taken for dead. Without this limit
+/// (RFC 5482) the kernel goes on for a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
 /// Connects to an address, within `timeout`, from `source` where the host has several addresses.
 pub async fn connect(
     addr: SocketAddr,
@@ -106,6 +110,7 @@ pub async fn connect(
 ) -> Result<TcpStream, ConnectError> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
+    SockRef::from(&socket).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     if let Some(keepalive) = keepalive {
         SockRef::from(&socket).set_tcp_keepalive(&probes(keepalive))?;
     }

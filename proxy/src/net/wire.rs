@@ -52,6 +52,8 @@ pub struct Line {
 pub struct ServerIo {
     io: Io,
     line: Arc<Line>,
+    /// The library has begun to write something that is not all written: nothing may come in between.
+    partial: bool,
 }
 
 impl Line {
@@ -111,7 +113,7 @@ impl Line {
 impl ServerIo {
     /// The connection with a line to its exchanges.
     pub fn new(io: Io, line: Arc<Line>) -> Self {
-        Self { io, line }
+        Self { io, line, partial: false }
     }
 
     /// Writes the interim responses that wait.
@@ -156,12 +158,18 @@ impl hyper::rt::Read for ServerIo {
 impl hyper::rt::Write for ServerIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_interim(cx))?;
-        hyper::rt::Write::poll_write(Pin::new(&mut this.io), cx, buf)
+        if !this.partial {
+            ready!(this.poll_interim(cx))?;
+        }
+        let written = hyper::rt::Write::poll_write(Pin::new(&mut this.io), cx, buf);
+        this.partial = !matches!(&written, Poll::Ready(Ok(count)) if *count == buf.len());
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // The library flushes when it has nothing left to write.
+        this.partial = false;
         ready!(this.poll_interim(cx))?;
         hyper::rt::Write::poll_flush(Pin::new(&mut this.io), cx)
     }
@@ -180,8 +188,13 @@ impl hyper::rt::Write for ServerIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_interim(cx))?;
-        hyper::rt::Write::poll_write_vectored(Pin::new(&mut this.io), cx, bufs)
+        if !this.partial {
+            ready!(this.poll_interim(cx))?;
+        }
+        let all: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let written = hyper::rt::Write::poll_write_vectored(Pin::new(&mut this.io), cx, bufs);
+        this.partial = !matches!(&written, Poll::Ready(Ok(count)) if *count == all);
+        written
     }
 }
 

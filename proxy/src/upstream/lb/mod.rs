@@ -79,7 +79,7 @@ impl Balancer {
         }
     }
 
-    /// Power of two choices: of two distinct random members the one with fewer requests for its weight.
+    /// Power of two choices: of two random members, drawn by weight, the one with fewer requests.
     fn least_request<'a>(
         &self,
         members: &'a [Member],
@@ -88,21 +88,19 @@ impl Balancer {
     ) -> Option<&'a Member> {
         let first = self.warmed(now, rng, |rng| self.dice(members, rng))?;
         let mut second = self.warmed(now, rng, |rng| self.dice(members, rng))?;
+        if std::ptr::eq(first, second) && self.cumulative.is_some() {
+            return Some(first);
+        }
         if std::ptr::eq(first, second) {
             let index = members.iter().position(|member| std::ptr::eq(member, first))?;
-            let step = if self.cumulative.is_none() && self.warmup.is_none() {
-                rng.usize(1..members.len())
-            } else {
-                1
-            };
+            let step = if self.warmup.is_none() { rng.usize(1..members.len()) } else { 1 };
             second = members.get((index + step) % members.len())?;
             if self.warmup.is_some_and(|warmup| rng.f64() >= share(&warmup, second, now)) {
                 return Some(first);
             }
         }
-        let load = |member: &Member| u64::from(member.live.active()) + 1;
-        let weight = |member: &Member| u64::from(member.endpoint.weight);
-        Some(if load(second) * weight(first) < load(first) * weight(second) { second } else { first })
+        // The draws follow the weights already; at rest the first one stands.
+        Some(if second.live.active() < first.live.active() { second } else { first })
     }
 
     /// One member by weighted dice.

@@ -72,6 +72,12 @@ fn dice_follow_the_weights() {
 }
 
 #[test]
+fn least_request_follows_the_weights_at_rest() {
+    let shares = counts(&set(&cluster(LoadBalancer::LeastRequest, None), &[9, 1]), 8000, Instant::now());
+    assert!((7000..7400).contains(&shares[0]), "{shares:?}");
+}
+
+#[test]
 fn least_request_avoids_the_busy_one() {
     let set = set(&cluster(LoadBalancer::LeastRequest, None), &[1, 1]);
     for _ in 0..10 {

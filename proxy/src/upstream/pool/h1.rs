@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{EndpointPool, Lease, Line, spawn_dial, wait};
+use super::{EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
 use crate::{
     body::Body,
     error::ProxyError,
@@ -36,6 +36,9 @@ pub(super) struct Connection {
     /// When it has lived long enough.
     until: Option<Instant>,
     used: bool,
+    /// The place among open connections. The driving task has it, too: a connection that changes its protocol
+    /// outlives that task.
+    _place: Rc<Connected>,
 }
 
 /// A connection taken for one exchange. Unless it is given back with [`H1Lease::finish`] it is closed.
@@ -111,8 +114,10 @@ async fn open(
         .handshake::<_, Body>(Io::new(stream))
         .await
         .map_err(|error| ProxyError::ConnectFailed { endpoint, reason: error.to_string().into() })?;
+    let place = Rc::new(connected);
+    let driven = Rc::clone(&place);
     task::spawn_local_connection("upstream http/1", async move {
-        let _connected = connected;
+        let _place = driven;
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%endpoint, %error, "upstream connection ended");
         }
@@ -124,6 +129,7 @@ async fn open(
         left: (left > 0).then_some(left),
         until: limits.max_connection_duration.map(|limit| Instant::now() + limit),
         used: false,
+        _place: place,
     })
 }
 
@@ -168,6 +174,12 @@ impl Connection {
 impl EndpointPool {
     /// Gives a ready connection to the first in line, or keeps it.
     fn put_h1(&self, connection: Connection) {
+        let streak = if self.state.is_starving() { self.streak.get() + 1 } else { 0 };
+        self.streak.set(streak % (FAIR_SHARE + 1));
+        if streak > FAIR_SHARE {
+            // Those in line here have asked for connections, too, and compete for the place that becomes free.
+            return;
+        }
         let mut h1 = self.h1.borrow_mut();
         if let Some(Ok(connection)) = h1.line.hand(Ok(connection))
             && self.keeps()

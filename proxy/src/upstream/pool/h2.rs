@@ -7,17 +7,13 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
-use h2::{Ping, PingPong, client::SendRequest};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, sleep, timeout},
-};
+use h2::client::SendRequest;
+use tokio::{sync::oneshot, time::Instant};
 
-use super::{EndpointPool, Lease, Line, spawn_dial, wait};
+use super::{EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
 use crate::{
     error::ProxyError,
     net::rewind::Io,
@@ -29,10 +25,6 @@ use crate::{
 /// 10 ms path at 1 Gbit/s, small enough to bound what a stalled client can make us hold.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// How often a peer is asked whether it is still there, and how long it may take to answer (Linkerd's figures).
-const PING_EVERY: Duration = Duration::from_secs(10);
-const PING_WITHIN: Duration = Duration::from_secs(3);
 
 /// The HTTP/2 connections of one worker to one endpoint.
 #[derive(Debug, Default)]
@@ -52,6 +44,8 @@ pub(super) struct Connection {
     /// When it has lived long enough.
     until: Option<Instant>,
     idle_since: Cell<Instant>,
+    /// Requests taken while others of the cluster waited for a connection to be given up.
+    streak: Cell<u32>,
     /// Set when the connection has ended or the peer has said that it will.
     closed: Rc<Cell<bool>>,
 }
@@ -69,7 +63,7 @@ pub(super) async fn checkout(
     upstream: &Arc<Upstream>,
     now: Instant,
 ) -> Result<Lease, ProxyError> {
-    let free = pool.h2.borrow_mut().take_free(now);
+    let free = pool.take_free_h2(now);
     let lease = match free {
         Some(connection) => H2Lease { connection, pool: Rc::clone(pool) },
         None => enqueue(pool, upstream).await?,
@@ -122,7 +116,7 @@ async fn open(
 ) -> Result<Rc<Connection>, ProxyError> {
     let stream = pool.connect(upstream).await?;
     let endpoint = pool.live.address();
-    let (send, mut connection) = h2::client::Builder::new()
+    let (send, connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -132,14 +126,10 @@ async fn open(
         .map_err(|error| ProxyError::ConnectFailed { endpoint, reason: error.to_string().into() })?;
     let closed = Rc::new(Cell::new(false));
     let ended = Rc::clone(&closed);
-    let pings = connection.ping_pong();
     task::spawn_local_connection("upstream http/2", async move {
         let _connected = connected;
-        tokio::select! {
-            done = connection => if let Err(error) = done {
-                tracing::debug!(%endpoint, %error, "upstream connection ended");
-            },
-            () = unanswered(pings) => tracing::debug!(%endpoint, "upstream connection is dead: a ping was not answered"),
+        if let Err(error) = connection.await {
+            tracing::debug!(%endpoint, %error, "upstream connection ended");
         }
         ended.set(true);
     });
@@ -153,25 +143,15 @@ async fn open(
         left: Cell::new((left > 0).then_some(left)),
         until: limits.max_connection_duration.map(|limit| now + limit),
         idle_since: Cell::new(now),
+        streak: Cell::new(0),
         closed,
     }))
 }
 
-/// Resolves when the peer does not answer a ping in time.
-async fn unanswered(pings: Option<PingPong>) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
-    loop {
-        sleep(PING_EVERY).await;
-        if !matches!(timeout(PING_WITHIN, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
-            return;
-        }
-    }
-}
-
 impl Pool {
     /// A place on the first connection that has one; connections that take no more are let go.
-    fn take_free(&mut self, now: Instant) -> Option<Rc<Connection>> {
-        self.connections.retain(|connection| connection.is_usable(now));
+    fn take_free(&mut self, now: Instant, starving: bool) -> Option<Rc<Connection>> {
+        self.connections.retain(|connection| connection.is_usable(now) && !connection.is_unfair(starving));
         let connection = self.connections.iter().find(|connection| connection.has_room())?;
         connection.enter();
         Some(Rc::clone(connection))
@@ -204,6 +184,13 @@ impl Connection {
         !self.closed.get() && self.left.get() != Some(0) && self.until.is_none_or(|until| now < until)
     }
 
+    /// Whether it has served its share while others starve: with its last stream it then makes room for them.
+    fn is_unfair(&self, starving: bool) -> bool {
+        let streak = if starving { self.streak.get() + 1 } else { 0 };
+        self.streak.set(streak);
+        streak > FAIR_SHARE
+    }
+
     fn has_room(&self) -> bool {
         let peer = u32::try_from(self.send.borrow().current_max_send_streams()).unwrap_or(u32::MAX);
         self.active.get() < self.max_active.min(peer).max(1)
@@ -216,6 +203,10 @@ impl Connection {
 }
 
 impl EndpointPool {
+    fn take_free_h2(&self, now: Instant) -> Option<Rc<Connection>> {
+        self.h2.borrow_mut().take_free(now, self.state.is_starving())
+    }
+
     /// Gives free places to those in line, as leases: one that is not picked up gives its place back.
     fn serve_line(self: &Rc<Self>) {
         loop {
@@ -223,7 +214,7 @@ impl EndpointPool {
             if h2.line.is_empty() {
                 return;
             }
-            let Some(connection) = h2.take_free(Instant::now()) else { return };
+            let Some(connection) = h2.take_free(Instant::now(), self.state.is_starving()) else { return };
             let unwanted = h2.line.hand(Ok(H2Lease { connection, pool: Rc::clone(self) }));
             // Dropping a lease looks at the line again.
             drop(h2);

@@ -40,6 +40,9 @@ pub use self::{h1::H1Lease, h2::H2Lease};
 /// How long a request waits for a connection when no more may be opened (Linkerd's fail-fast timeout).
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Requests a connection serves while others of its cluster wait for one to be given up.
+const FAIR_SHARE: u32 = 32;
+
 /// A connection taken from the pool.
 #[derive(Debug)]
 pub enum Lease {
@@ -74,6 +77,8 @@ pub(crate) struct EndpointPool {
     live: Arc<LiveEndpoint>,
     state: Arc<State>,
     idle_timeout: Cell<Duration>,
+    /// HTTP/1 connections handed on within the own line while others of the cluster starve.
+    streak: Cell<u32>,
     h1: RefCell<h1::Pool>,
     h2: RefCell<h2::Pool>,
 }
@@ -143,6 +148,7 @@ impl Pools {
                 live: Arc::clone(live),
                 state: Arc::clone(upstream.state()),
                 idle_timeout: Cell::new(Duration::ZERO),
+                streak: Cell::new(0),
                 h1: RefCell::default(),
                 h2: RefCell::default(),
             })
