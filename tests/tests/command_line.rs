@@ -1,7 +1,9 @@
 //! The command line: mistakes are one line that says what to do, with a non-zero exit code.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use pillion_tests::{ControlPlane, Instance, Mesh, Policy, address, process};
+use pillion_tests::{ControlPlane, Instance, Mesh, Policy, Process, address, process};
 
 /// Runs a binary that must refuse; gives back what it said on standard error.
 async fn refused(program: &str, args: &[&str]) -> Result<String> {
@@ -135,10 +137,26 @@ async fn status_shows_the_mesh() -> Result<()> {
     mesh.policy.apply("wrong", "apiVersion: v1\nkind: Servise\nmetadata: {name: x}\n")?;
     let control_plane: &ControlPlane = mesh.control_plane()?;
     let admin = format!("http://{}", control_plane.admin);
+    let (status, told, _) = process::run("pillion", &["config", "--control-plane-admin", &admin]).await?;
+    ensure!(status.success() && told.contains("app.default"), "{told}");
     pillion_tests::eventually("the problem is told", || async {
         let (_, told, errors) = process::run("pillion", &["status", "--control-plane-admin", &admin]).await?;
         ensure!(told.contains("Servise"), "{told}{errors}");
         Ok(())
     })
     .await
+}
+
+#[tokio::test]
+async fn environment_variables_are_flags_too() -> Result<()> {
+    let launcher =
+        ["env", "PILLION_SOURCE=dir:/nonexistent/policy", "PILLION_XDS_ADDR=127.0.0.1:0"].map(str::to_owned);
+    let mut refused = Process::start_with("control plane", "pillion-control-plane", &[], &launcher)?;
+    ensure!(!refused.ended(Duration::from_secs(10)).await?.success());
+    ensure!(refused.log().text().contains("/nonexistent/policy"), "{}", refused.log().text());
+    let launcher = ["env", "PILLION_WORKERS=many"].map(str::to_owned);
+    let mut refused = Process::start_with("sidecar", "pillion-proxy", &[], &launcher)?;
+    ensure!(!refused.ended(Duration::from_secs(10)).await?.success());
+    ensure!(refused.log().text().contains("many"), "{}", refused.log().text());
+    Ok(())
 }
