@@ -38,12 +38,15 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
     checker.problems
 }
 
+/// A rule, and the clients that see it.
+type Claim<'a> = (&'a Stored, &'a Exported);
+
 struct Checker<'a> {
     index: &'a Index,
     /// Without any service there is nothing to compare hosts with: somebody checks rules alone.
     has_services: bool,
     /// Who has the word on a host, oldest first: for VirtualServices everywhere, for DestinationRules in one namespace.
-    taken: BTreeMap<(Kind, HostPattern, &'a str), Vec<(&'a Stored, &'a Exported)>>,
+    taken: BTreeMap<(Kind, HostPattern, &'a str), Vec<Claim<'a>>>,
     problems: Vec<Problem>,
 }
 

@@ -331,7 +331,7 @@ fn corpus() -> Vec<Arc<Stored>> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/compile");
     let mut files = Files::new(naming());
     for name in ["split", "rules", "slices"] {
-        files.put(name, &fs::read_to_string(directory.join(name).with_extension("yaml")).unwrap());
+        files.put(name, fs::read_to_string(directory.join(name).with_extension("yaml")).unwrap());
     }
     let stored = |event| match event {
         Event::Apply(stored) => Some(stored),

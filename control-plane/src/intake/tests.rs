@@ -165,10 +165,16 @@ fn rule(spec: &str) -> String {
     )
 }
 
-/// Each mistake, and a part of what must be said about it.
+/// Each mistake in a list of rules, and a part of what must be said about it.
+fn assert_named(cases: &[(&str, &str)]) {
+    for (http, expected) in cases {
+        let found = errors(&virtual_service(&http.replace("ROUTE", "route: [{destination: {host: a}}]")));
+        assert!(found.iter().any(|error| error.contains(expected)), "{http}: {found:?}");
+    }
+}
+
 #[test]
 fn mistakes_in_rules_are_named() {
-    const TO_A: &str = "route: [{destination: {host: a}}]";
     let cases: &[(&str, &str)] = &[
         ("- route: [{destination: {host: a}, weight: -1}]", "http[0].route[0].weight: -1 is not a weight"),
         (
@@ -185,6 +191,13 @@ fn mistakes_in_rules_are_named() {
         ("- match: [{uri: {}}]\n  ROUTE", "uri: one of exact, prefix and regex"),
         ("- match: [{uri: {exact: /a, prefix: /b}}]\n  ROUTE", "uri: only one of exact, prefix and regex"),
         ("- match: [{headers: {'a b': {exact: x}}}]\n  ROUTE", "headers.a b: \"a b\" is not a header name"),
+    ];
+    assert_named(cases);
+}
+
+#[test]
+fn mistakes_in_actions_are_named() {
+    let cases: &[(&str, &str)] = &[
         ("- ROUTE\n  redirect: {uri: /x}", "http[0]: only one of route, redirect and directResponse"),
         ("- redirect: {uri: /x}\n  rewrite: {uri: /y}", "rewrite: not possible together with redirect"),
         ("- redirect: {redirectCode: 200}", "redirectCode: 200 is no redirection"),
@@ -258,10 +271,7 @@ fn mistakes_in_rules_are_named() {
         ("- ROUTE\n  mirror: {host: b}\n  mirrorPercent: 101", "mirrorPercent: 101 is not a perc"),
         ("- ROUTE\n  corsPolicy: {allowMethods: ['A B']}", "allowMethods[0]: \"A B\" is not a method"),
     ];
-    for (http, expected) in cases {
-        let found = errors(&virtual_service(&http.replace("ROUTE", TO_A)));
-        assert!(found.iter().any(|error| error.contains(expected)), "{http}: {found:?}");
-    }
+    assert_named(cases);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn rule(name: &str, spec: &str) -> String {
 fn remarks(parts: &[&str]) -> Vec<String> {
     let naming = Naming::new(&Hostname::new("cluster.local").unwrap());
     let mut files = Files::new(naming.clone());
-    files.put("x.yaml", &parts.concat());
+    files.put("x.yaml", parts.concat());
     let mut index = Index::new(naming);
     let update = files.update().unwrap();
     assert!(update.problems.is_empty(), "{:?}", update.problems);

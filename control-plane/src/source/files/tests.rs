@@ -23,11 +23,11 @@ fn step(files: &mut Files) -> (Vec<String>, Vec<String>) {
 #[test]
 fn objects_come_change_and_go_with_their_files() {
     let mut files = files();
-    files.put("a.yaml", &service("one", "80"));
-    files.put("b.yaml", &service("two", "80"));
+    files.put("a.yaml", service("one", "80"));
+    files.put("b.yaml", service("two", "80"));
     assert_eq!(step(&mut files).0, ["+one", "+two"]);
     assert_eq!(step(&mut files).0, Vec::<String>::new());
-    files.put("a.yaml", &service("one", "81"));
+    files.put("a.yaml", service("one", "81"));
     files.remove("b.yaml");
     assert_eq!(step(&mut files).0, ["-two", "+one"]);
 }
@@ -35,7 +35,7 @@ fn objects_come_change_and_go_with_their_files() {
 #[test]
 fn a_broken_file_keeps_its_last_good_content() {
     let mut files = files();
-    files.put("a.yaml", &service("one", "80"));
+    files.put("a.yaml", service("one", "80"));
     step(&mut files);
     files.put("a.yaml", "a: [1\n");
     let (events, problems) = step(&mut files);
@@ -59,9 +59,9 @@ fn a_file_that_is_not_text_keeps_its_last_good_content() {
 #[test]
 fn a_broken_object_keeps_its_last_good_version_and_the_rest_applies() {
     let mut files = files();
-    files.put("a.yaml", &[service("one", "80"), service("two", "80")].join("---\n"));
+    files.put("a.yaml", [service("one", "80"), service("two", "80")].join("---\n"));
     step(&mut files);
-    files.put("a.yaml", &[service("one", "0"), service("two", "81")].join("---\n"));
+    files.put("a.yaml", [service("one", "0"), service("two", "81")].join("---\n"));
     let (events, problems) = step(&mut files);
     assert_eq!(events, ["+two"]);
     assert_eq!(problems.len(), 1, "{problems:?}");
@@ -71,9 +71,9 @@ fn a_broken_object_keeps_its_last_good_version_and_the_rest_applies() {
 #[test]
 fn an_object_that_lost_its_name_removes_nothing() {
     let mut files = files();
-    files.put("a.yaml", &service("one", "80"));
+    files.put("a.yaml", service("one", "80"));
     step(&mut files);
-    files.put("a.yaml", &service("one", "80").replace("name:", "nmae:"));
+    files.put("a.yaml", service("one", "80").replace("name:", "nmae:"));
     let (events, problems) = step(&mut files);
     assert!(events.is_empty(), "{events:?}");
     assert!(problems.iter().any(|problem| problem.contains("did you mean \"name\"")), "{problems:?}");
@@ -94,9 +94,9 @@ fn an_object_of_a_kind_nobody_reads_holds_nothing_back() {
 #[test]
 fn the_first_file_wins_and_the_other_is_reported() {
     let mut files = files();
-    files.put("b.yaml", &service("one", "81"));
+    files.put("b.yaml", service("one", "81"));
     step(&mut files);
-    files.put("a.yaml", &service("one", "80"));
+    files.put("a.yaml", service("one", "80"));
     let (events, problems) = step(&mut files);
     assert_eq!(events, ["+one"]);
     assert!(
