@@ -143,7 +143,11 @@ fn client(
     wanted: mpsc::Receiver<crate::worker::Demand>,
     asked: mpsc::Receiver<Query>,
 ) -> Result<impl Future<Output = Result<(), Infallible>> + Send + use<>> {
-    let node = Node::new(config.workload_name());
+    let mut node = Node::new(config.workload_name());
+    node.metadata.insert("service_account".to_owned(), config.service_account.to_string());
+    if let Some(pod_ip) = config.pod_ip {
+        node.metadata.insert("pod_ip".to_owned(), pod_ip.to_string());
+    }
     let (views, metrics) = (Arc::clone(&shared.views), Arc::clone(&shared.metrics));
     let mut control = Control::new(node, config.idle_unsubscribe, views, Arc::clone(&metrics));
     let endpoint = match config.source() {

@@ -43,7 +43,7 @@ pub struct Config {
     #[arg(long, env = "PILLION_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     pub service_account: Label,
 
-    /// Address of the pod, from which its calls are made
+    /// Address of the pod, told to the control plane
     #[arg(long, env = "PILLION_POD_IP", value_name = "IP")]
     pub pod_ip: Option<IpAddr>,
 

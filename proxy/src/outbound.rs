@@ -248,3 +248,6 @@ fn unreachable_host() -> Hostname {
 fn passthrough_labels() -> Labels {
     Labels { cluster: "passthrough".into(), ..Labels::default() }
 }
+
+#[cfg(test)]
+mod tests;
