@@ -21,8 +21,8 @@ const SLICE: u64 = 500;
 const IN_FLIGHT: usize = 16;
 /// Edits of the split whose delay is measured.
 const EDITS: usize = 6;
-/// Longest delay until an edit is in force.
-const EDIT_LIMIT: Duration = Duration::from_millis(500);
+/// Until when an edit is in force: half of them, and all of them even on a machine that is busy with other things.
+const EDIT_LIMITS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(2)];
 
 /// Everything claimed and measured.
 #[derive(Debug, Default)]
@@ -259,7 +259,7 @@ async fn edits(stage: &Stage, traffic: &Traffic, screen: &Screen, outcome: &mut 
     screen.say(&format!("\nThe split is edited {EDITS} times, in {}.", stage.policy.file(ROUTING).display()));
     traffic.mark();
     let client = front_sidecar();
-    let mut slowest = Duration::ZERO;
+    let mut delays = Vec::new();
     for edit in 1..=EDITS {
         // The last edit leaves 50/50 in force.
         let even = edit % 2 == EDITS % 2;
@@ -268,11 +268,20 @@ async fn edits(stage: &Stage, traffic: &Traffic, screen: &Screen, outcome: &mut 
         let begun = Instant::now();
         stage.policy.apply(ROUTING, &routing(v1, v2, &mark))?;
         until_marked(&client, Some(&mark)).await?;
-        slowest = slowest.max(begun.elapsed());
+        delays.push(begun.elapsed());
     }
+    delays.sort();
+    let [median, slowest] = [EDITS / 2, EDITS - 1].map(|rank| delays.get(rank).copied().unwrap_or_default());
+    outcome.measure("edit_in_force_ms_median", median.as_secs_f64() * 1e3);
     outcome.measure("edit_in_force_ms_max", slowest.as_secs_f64() * 1e3);
-    let held = slowest <= EDIT_LIMIT;
-    outcome.claim(screen, held, format!("each edit was in force within {} ms", slowest.as_millis()));
+    let [typical, limit] = EDIT_LIMITS;
+    let (median, slowest, held) =
+        (median.as_millis(), slowest.as_millis(), median <= typical && slowest <= limit);
+    outcome.claim(
+        screen,
+        held,
+        format!("an edit was in force after {median} ms, the slowest after {slowest} ms"),
+    );
     let report = burst(2000, IN_FLIGHT, || order(&client)).await;
     let share = report.version_percent("v2");
     outcome.measure("edited_split_v2_percent", share);
