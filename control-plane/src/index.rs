@@ -43,6 +43,8 @@ pub(crate) struct Index {
     naming: Naming,
     objects: FxHashMap<Key, Arc<Stored>>,
     facets: FxHashMap<Facet, BTreeSet<Key>>,
+    /// Services by their fully qualified names, by which they are looked up all the time.
+    services: FxHashMap<Hostname, Key>,
 }
 
 /// A service and its names.
@@ -57,7 +59,12 @@ pub(crate) struct Found<'a> {
 
 impl Index {
     pub(crate) fn new(naming: Naming) -> Self {
-        Self { naming, objects: FxHashMap::default(), facets: FxHashMap::default() }
+        Self {
+            naming,
+            objects: FxHashMap::default(),
+            facets: FxHashMap::default(),
+            services: FxHashMap::default(),
+        }
     }
 
     /// Makes one change.
@@ -68,6 +75,9 @@ impl Index {
                 for facet in facets(&stored) {
                     self.facets.entry(facet).or_default().insert(stored.key.clone());
                 }
+                if let Some(host) = self.host(&stored.key) {
+                    self.services.insert(host, stored.key.clone());
+                }
                 self.objects.insert(stored.key.clone(), stored);
             }
             Event::Delete(key) => self.remove(&key),
@@ -76,6 +86,9 @@ impl Index {
 
     fn remove(&mut self, key: &Key) {
         let Some(stored) = self.objects.remove(key) else { return };
+        if let Some(host) = self.host(key) {
+            self.services.remove(&host);
+        }
         for facet in facets(&stored) {
             if let Some(keys) = self.facets.get_mut(&facet) {
                 keys.remove(key);
@@ -84,6 +97,12 @@ impl Index {
                 }
             }
         }
+    }
+
+    /// The name of a service.
+    fn host(&self, key: &Key) -> Option<Hostname> {
+        let name = || self.naming.service(key.namespace.as_str(), key.name.as_str());
+        (key.kind == Kind::Service).then(name)?.ok()
     }
 
     /// How hosts are named here.
@@ -104,11 +123,14 @@ impl Index {
     /// Whether there is no trace of any object.
     #[cfg(test)]
     pub(crate) fn is_bare(&self) -> bool {
-        self.objects.is_empty() && self.facets.is_empty()
+        self.objects.is_empty() && self.facets.is_empty() && self.services.is_empty()
     }
 
     /// The service a host names in `namespace`: by its name, short or long, or by its cluster IP.
     pub(crate) fn service(&self, host: &Hostname, namespace: &str) -> Option<Found<'_>> {
+        if let Some((host, key)) = self.services.get_key_value(host) {
+            return self.named(key, host.clone());
+        }
         if let Ok(ip) = host.as_str().parse() {
             return self.keys(&Facet::ClusterIp(ip)).next().and_then(|key| self.found(key));
         }
@@ -120,13 +142,14 @@ impl Index {
     }
 
     fn found<'a>(&'a self, key: &'a Key) -> Option<Found<'a>> {
+        self.named(key, self.host(key)?)
+    }
+
+    fn named<'a>(&'a self, key: &'a Key, host: Hostname) -> Option<Found<'a>> {
         match &self.objects.get(key)?.object {
-            Object::Service(service) => Some(Found {
-                namespace: &key.namespace,
-                name: &key.name,
-                host: self.naming.service(key.namespace.as_str(), key.name.as_str()).ok()?,
-                service,
-            }),
+            Object::Service(service) => {
+                Some(Found { namespace: &key.namespace, name: &key.name, host, service })
+            }
             _ => None,
         }
     }
