@@ -56,7 +56,7 @@ pub struct Balancing {
 
 /// The algorithms.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum LoadBalancer {
     /// The less busy of two random endpoints (power of two choices, Mitzenmacher 2001).
     #[default]
