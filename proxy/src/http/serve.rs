@@ -17,12 +17,15 @@ use crate::{
     rt::task::LocalExec,
 };
 
-/// Bytes a client may send ahead on one stream, and on a connection.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes a client may send ahead on one stream.
+const STREAM_WINDOW: u32 = 256 << 10;
 
 /// Streams a client may have open at the same time on one connection (RFC 9113 §6.5.2 recommends at least 100).
-const MAX_STREAMS: u32 = 1024;
+const MAX_STREAMS: u32 = 256;
+
+/// Bytes a client may send ahead on a connection: as much as all its streams together, so that a destination that does
+/// not read stops the requests meant for it and no others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 
 /// Serves HTTP/1 until the client leaves, is silent for too long, or the drain is over. While draining every response says `close`; idle
 /// connections are left to the client, because closing one races with the request it may just be sending.

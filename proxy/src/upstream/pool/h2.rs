@@ -21,10 +21,15 @@ use crate::{
     upstream::{cluster::Connected, cluster::Upstream},
 };
 
-/// Bytes a peer may send ahead on one stream, and on the whole connection. Large enough for full speed over a
-/// 10 ms path at 1 Gbit/s, small enough to bound what a stalled client can make us hold.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Bytes a peer may send ahead on one stream: full speed over a 2 ms path at 1 Gbit/s.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// Most streams on one connection, whatever the peer allows.
+const MAX_STREAMS: u32 = 128;
+
+/// Bytes a peer may send ahead on a connection: as much as all its streams together, so that clients who do not read
+/// stop their own streams and never those of others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 
 /// The HTTP/2 connections of one worker to one endpoint.
 #[derive(Debug, Default)]
@@ -139,7 +144,7 @@ async fn open(
     Ok(Rc::new(Connection {
         send: RefCell::new(send),
         active: Cell::new(0),
-        max_active: limits.max_concurrent_streams,
+        max_active: limits.max_concurrent_streams.min(MAX_STREAMS),
         left: Cell::new((left > 0).then_some(left)),
         until: limits.max_connection_duration.map(|limit| now + limit),
         idle_since: Cell::new(now),
