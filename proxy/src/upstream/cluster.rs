@@ -83,14 +83,15 @@ pub struct Connected(Arc<State>);
 #[derive(Debug)]
 pub(super) struct Starving(Arc<State>);
 
-/// Takes a place if fewer than `max` are taken.
+/// Takes a place if fewer than `max` are taken. Places and those who starve for one are sequentially consistent: a
+/// place given up and a wish declared at the same time must not miss each other.
 fn take(counter: &AtomicU32, gauge: &AtomicU64, max: u32) -> bool {
     let below = |count: u32| (count < max).then_some(count + 1);
     let is_taken = if max == u32::MAX {
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.fetch_add(1, Ordering::SeqCst);
         true
     } else {
-        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+        counter.fetch_update(Ordering::SeqCst, Ordering::Relaxed, below).is_ok()
     };
     if is_taken {
         gauge.fetch_add(1, Ordering::Relaxed);
@@ -99,7 +100,7 @@ fn take(counter: &AtomicU32, gauge: &AtomicU64, max: u32) -> bool {
 }
 
 fn give_back(counter: &AtomicU32, gauge: &AtomicU64) {
-    counter.fetch_sub(1, Ordering::Relaxed);
+    counter.fetch_sub(1, Ordering::SeqCst);
     gauge.fetch_sub(1, Ordering::Relaxed);
 }
 
@@ -259,7 +260,7 @@ impl Upstream {
     /// Declares that a connection is wanted and none may be opened.
     pub(super) fn starve(&self) -> Starving {
         self.state.gauges.connection_overflow.fetch_add(1, Ordering::Relaxed);
-        self.state.starving.fetch_add(1, Ordering::Relaxed);
+        self.state.starving.fetch_add(1, Ordering::SeqCst);
         Starving(Arc::clone(&self.state))
     }
 
@@ -281,7 +282,7 @@ impl Upstream {
 impl State {
     /// Whether someone waits for a connection of this cluster to be given up.
     pub(super) fn is_starving(&self) -> bool {
-        self.starving.load(Ordering::Relaxed) > 0
+        self.starving.load(Ordering::SeqCst) > 0
     }
 
     /// Resolves when a connection has been given up.
@@ -339,6 +340,6 @@ impl Drop for Connected {
 
 impl Drop for Starving {
     fn drop(&mut self) {
-        self.0.starving.fetch_sub(1, Ordering::Relaxed);
+        self.0.starving.fetch_sub(1, Ordering::SeqCst);
     }
 }
