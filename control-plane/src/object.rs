@@ -211,6 +211,8 @@ pub(crate) struct Match {
     pub(crate) port: Option<u16>,
     /// Only for clients in this namespace.
     pub(crate) namespace: Option<Label>,
+    /// Only for clients that carry these labels.
+    pub(crate) labels: Labels,
     /// Whether it is for anybody; not so when it is only for gateways or asks what is not known of clients.
     pub(crate) applies: bool,
     pub(crate) request: RouteMatch,

@@ -12,18 +12,21 @@ use std::sync::Arc;
 
 use pillion_policy::{
     mesh::MeshConfig,
+    name::WorkloadName,
     resource::{MESH, Resource, ResourceKind},
 };
 
 pub(crate) use self::destination::{Missing, resolve};
 use crate::index::Index;
 
-/// The resource of that kind and name, or nothing when the index knows no such thing.
+/// The resource of that kind and name, or nothing when the index knows no such thing. Rules can be for clients with
+/// certain labels, so the policy of a destination depends on which workload asks.
 pub(crate) fn resource(
     index: &Index,
     mesh: &Arc<MeshConfig>,
     kind: ResourceKind,
     name: &str,
+    client: Option<&WorkloadName>,
 ) -> Option<Resource> {
     match kind {
         ResourceKind::Mesh => (name == MESH).then(|| Resource::Mesh(mesh.clone())),
@@ -31,7 +34,8 @@ pub(crate) fn resource(
             endpoints::endpoint_set(index, &name.parse().ok()?).map(Arc::new).map(Resource::Endpoints)
         }
         ResourceKind::Service => {
-            service::service_policy(index, &name.parse().ok()?).map(Arc::new).map(Resource::Service)
+            let labels = client.and_then(|client| workload::labels(index, client));
+            service::service_policy(index, &name.parse().ok()?, labels).map(Arc::new).map(Resource::Service)
         }
         ResourceKind::Workload => {
             Some(Resource::Workload(Arc::new(workload::workload_policy(index, &name.parse().ok()?))))

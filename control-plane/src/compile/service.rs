@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pillion_policy::{
-    cluster::{Cluster, Protocol},
+    cluster::{Cluster, Labels, Protocol},
     header::Edits,
     name::{DestinationName, Label},
     route::{self, Backends, Forward, Route, Target},
@@ -16,8 +16,13 @@ use crate::{
     object::{Action, Backend, Destination, Match, Mirror, Rule, Stored, VirtualService},
 };
 
-/// The policy for a destination, or nothing when neither a service nor a rule names it.
-pub(crate) fn service_policy(index: &Index, name: &DestinationName) -> Option<ServicePolicy> {
+/// The policy for a destination, or nothing when neither a service nor a rule names it. `labels` are those of the
+/// client, where its pods are known.
+pub(crate) fn service_policy(
+    index: &Index,
+    name: &DestinationName,
+    labels: Option<&Labels>,
+) -> Option<ServicePolicy> {
     let namespace = &name.namespace;
     let service = index.service(&name.host, namespace.as_str());
     let hosts = match &service {
@@ -25,7 +30,7 @@ pub(crate) fn service_policy(index: &Index, name: &DestinationName) -> Option<Se
         None => vec![index.naming().qualify(name.host.as_str(), namespace.as_str()).ok()?],
     };
     let rules = governing(index.virtual_services(&hosts), namespace);
-    let mut builder = Builder { index, namespace, port: name.port, clusters: Vec::new() };
+    let mut builder = Builder { index, namespace, labels, port: name.port, clusters: Vec::new() };
     let routes: Vec<Route> = match (rules, &service) {
         (Some(rules), _) => rules.rules.iter().filter_map(|rule| builder.route(rule)).collect(),
         (None, Some(found)) if !found.service.external => vec![builder.default_route(found)?],
@@ -59,6 +64,7 @@ fn governing<'a>(
 struct Builder<'a> {
     index: &'a Index,
     namespace: &'a Label,
+    labels: Option<&'a Labels>,
     port: u16,
     clusters: Vec<Cluster>,
 }
@@ -67,7 +73,9 @@ impl Builder<'_> {
     /// The rule for this client and port, or nothing when none of its matches is for them.
     fn route(&mut self, rule: &Rule) -> Option<Route> {
         let concerns = |entry: &&Match| {
+            let carries = |(key, value)| self.labels.is_some_and(|labels| labels.get(key) == Some(value));
             entry.applies
+                && entry.labels.iter().all(carries)
                 && entry.port.is_none_or(|port| port == self.port)
                 && entry.namespace.as_ref().is_none_or(|namespace| namespace == self.namespace)
         };

@@ -44,7 +44,7 @@ fn index(text: &str) -> Index {
 }
 
 fn service(index: &Index, name: &str) -> Option<ServicePolicy> {
-    service::service_policy(index, &name.parse().unwrap())
+    service::service_policy(index, &name.parse().unwrap(), None)
 }
 
 fn endpoints(index: &Index, name: &str) -> Option<EndpointSet> {
@@ -84,7 +84,7 @@ fn yaml_in_resources_out() {
         let mut answers = String::new();
         for question in text.lines().filter_map(|line| line.strip_prefix("# ask: ")) {
             let (kind, name) = question.split_once(' ').unwrap();
-            let answer = resource(&index, &mesh(), kind.parse().unwrap(), name);
+            let answer = resource(&index, &mesh(), kind.parse().unwrap(), name, None);
             answers.push_str(&format!("// {question}\n{}\n", serde_json::to_string_pretty(&answer).unwrap()));
         }
         let golden = input.with_extension("out");
@@ -322,7 +322,7 @@ fn everything(index: &Index) -> String {
         ("workload", "default/order-v1"),
         ("workload", "shop/cart"),
     ];
-    let answers = names.map(|(kind, name)| resource(index, &mesh(), kind.parse().unwrap(), name));
+    let answers = names.map(|(kind, name)| resource(index, &mesh(), kind.parse().unwrap(), name, None));
     let problems: Vec<String> = crate::validate::check(index).iter().map(ToString::to_string).collect();
     format!("{answers:#?}{problems:#?}")
 }
@@ -369,4 +369,45 @@ proptest! {
         order.iter().rev().for_each(|stored| index.apply(Event::Delete(stored.key.clone())));
         prop_assert!(index.is_bare());
     }
+}
+
+#[test]
+fn a_match_can_be_for_clients_with_certain_labels() {
+    let index = index(
+        "apiVersion: v1
+kind: Service
+metadata: {name: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: tester-1, labels: {app: tester, ring: canary}}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop}
+spec:
+  hosts: [shop]
+  http:
+  - match: [{sourceLabels: {ring: canary}}]
+    directResponse: {status: 201}
+  - directResponse: {status: 202}
+",
+    );
+    let statuses = |client: &str| {
+        let client = client.parse().unwrap();
+        let Some(Resource::Service(policy)) =
+            resource(&index, &mesh(), ResourceKind::Service, "default/shop:80", Some(&client))
+        else {
+            panic!("no policy")
+        };
+        let status = |route: &pillion_policy::route::Route| match &route.action {
+            Action::Respond(response) => response.status,
+            Action::Forward(_) | Action::Redirect(_) => 0,
+        };
+        policy.routes().iter().map(status).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses("default/tester"), [201, 202]);
+    assert_eq!(statuses("default/other"), [202]);
 }

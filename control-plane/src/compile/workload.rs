@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pillion_policy::{
+    cluster::Labels,
     name::WorkloadName,
     service::ServiceRef,
     workload::{WorkloadPolicy, WorkloadPort},
@@ -13,6 +14,14 @@ use crate::{
     index::Index,
     object::{PodFacts, Stored},
 };
+
+/// The labels of a workload's pods; of the first by name, since pods of one workload are alike.
+pub(crate) fn labels<'a>(index: &'a Index, name: &WorkloadName) -> Option<&'a Labels> {
+    let pods = index.pods_in(&name.namespace, &name.name).map(|(stored, _)| stored);
+    let pod = pods.min_by(|a, b| a.key.cmp(&b.key));
+    let pod = pod.or_else(|| index.pod(&name.namespace, &name.name).map(|(stored, _)| stored))?;
+    Some(&pod.labels)
+}
 
 /// The policy of a workload, found by its name or the name of one of its pods. One without pods has a policy too: it
 /// may be starting.

@@ -1,6 +1,7 @@
 //! The conditions of a rule: which clients it is for, and which requests.
 
 use pillion_policy::{
+    cluster::Labels,
     header,
     matching::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch},
     name::Label,
@@ -22,12 +23,8 @@ pub(super) fn read_match(entry: &api::HttpMatch, report: &mut Report) -> Option<
         report.error("an empty match is ambiguous: leave match out to match every request");
     }
     let mut applies = report.field("gateways", |report| for_sidecars(&entry.gateways, report));
-    if !entry.source_labels.is_empty() {
-        applies = false;
-        report.field("sourceLabels", |report| {
-            report.warn("accepted, not enforced yet: until then this match applies to no request");
-        });
-    }
+    let labels = entry.source_labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into()));
+    let labels: Labels = labels.collect();
     let path = entry.uri.as_ref().and_then(|uri| {
         let value = report.field("uri", |report| string_match(uri, report))?;
         Some(PathMatch { value, ignore_case: entry.ignore_uri_case })
@@ -68,7 +65,7 @@ pub(super) fn read_match(entry: &api::HttpMatch, report: &mut Report) -> Option<
         namespace.and_then(|namespace| report.accept(Label::new(namespace)))
     });
     let request = RouteMatch { path, method, scheme, authority, headers, query };
-    Some(Match { port: entry.port.filter(|port| *port != 0), namespace, applies, request })
+    Some(Match { port: entry.port.filter(|port| *port != 0), namespace, labels, applies, request })
 }
 
 /// A test of a header; `Some(None)` when the test can hold for no request yet.

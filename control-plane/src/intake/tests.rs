@@ -344,7 +344,6 @@ fn nothing_is_accepted_in_silence() {
         "retries: {attempts: 3}",
         "fault: {delay: {fixedDelay: 1s}}",
         "delegate: {name: x}",
-        "match: [{sourceLabels: {app: x}}]",
         "match: [{gateways: [edge], uri: {prefix: /}}]",
         "match: [{statPrefix: x, uri: {prefix: /}}]",
         "headers: {request: {set: {x-peer: '%DOWNSTREAM_REMOTE_ADDRESS%'}}}",

@@ -74,7 +74,11 @@ fn hosts(hosts: &[String], key: &Key, naming: &Naming, report: &mut Report) -> V
 
 fn is_catch_all(rule: &Rule) -> bool {
     let always = |entry: &Match| {
-        entry.applies && entry.port.is_none() && entry.namespace.is_none() && entry.request.is_catch_all()
+        entry.applies
+            && entry.port.is_none()
+            && entry.namespace.is_none()
+            && entry.labels.is_empty()
+            && entry.request.is_catch_all()
     };
     rule.matches.is_empty() || rule.matches.iter().any(always)
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use pillion_policy::{ResourceKind, mesh::MeshConfig};
+use pillion_policy::{ResourceKind, mesh::MeshConfig, name::WorkloadName};
 use pillion_xds::{
     Encoded,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
@@ -55,9 +55,12 @@ pub(crate) struct State {
     due: Option<Instant>,
     /// Everything found by the last check.
     problems: Vec<Problem>,
-    demand: BTreeMap<ResourceKind, FxHashMap<String, Demanded>>,
+    demand: BTreeMap<ResourceKind, FxHashMap<Asked, Demanded>>,
     proxies: BTreeMap<u64, Proxy>,
 }
+
+/// A name somebody subscribed to. The policy of a destination depends on which workload asks for it.
+type Asked = (String, Option<WorkloadName>);
 
 /// A resource somebody subscribed to.
 #[derive(Debug, Default)]
@@ -75,6 +78,18 @@ struct Proxy {
     /// Nonces of responses it has not answered.
     unanswered: BTreeMap<String, String>,
     refusals: VecDeque<Refusal>,
+}
+
+impl Proxy {
+    /// The workload it stands beside, once it has said so.
+    fn client(&self) -> Option<WorkloadName> {
+        self.session.node().map(|node| node.workload.clone())
+    }
+
+    /// The same, where it matters for the answer.
+    fn asking(&self, kind: ResourceKind) -> Option<WorkloadName> {
+        self.client().filter(|_| depends_on_client(kind))
+    }
 }
 
 impl State {
@@ -146,15 +161,15 @@ impl State {
     fn recompile(&mut self) {
         let mut affected = BTreeSet::new();
         for (kind, names) in &mut self.demand {
-            for (name, demanded) in names {
-                let encoded = compile(&self.index, &self.mesh, *kind, name);
+            for (asked, demanded) in names {
+                let encoded = compile(&self.index, &self.mesh, *kind, asked);
                 if version(&encoded) == version(&demanded.encoded) {
                     continue;
                 }
                 demanded.encoded = encoded;
                 for id in &demanded.by {
                     if let Some(proxy) = self.proxies.get_mut(id) {
-                        proxy.session.changed(*kind, name);
+                        proxy.session.changed(*kind, &asked.0);
                         affected.insert(*id);
                     }
                 }
@@ -225,27 +240,28 @@ impl State {
     }
 
     fn demand(&mut self, id: u64, kind: ResourceKind, subscribed: Vec<String>, unsubscribed: Vec<String>) {
-        for name in &unsubscribed {
-            self.release(id, kind, name);
+        let client = self.proxies.get(&id).and_then(|proxy| proxy.asking(kind));
+        for name in unsubscribed {
+            self.release(id, kind, &(name, client.clone()));
         }
         let names = self.demand.entry(kind).or_default();
         for name in subscribed {
             let (index, mesh) = (&self.index, &self.mesh);
-            let demanded = names.entry(name).or_insert_with_key(|name| Demanded {
-                encoded: compile(index, mesh, kind, name),
+            let demanded = names.entry((name, client.clone())).or_insert_with_key(|asked| Demanded {
+                encoded: compile(index, mesh, kind, asked),
                 by: BTreeSet::new(),
             });
             demanded.by.insert(id);
         }
     }
 
-    fn release(&mut self, id: u64, kind: ResourceKind, name: &str) {
+    fn release(&mut self, id: u64, kind: ResourceKind, asked: &Asked) {
         if let Some(names) = self.demand.get_mut(&kind)
-            && let Some(demanded) = names.get_mut(name)
+            && let Some(demanded) = names.get_mut(asked)
         {
             demanded.by.remove(&id);
             if demanded.by.is_empty() {
-                names.remove(name);
+                names.remove(asked);
             }
         }
     }
@@ -253,7 +269,7 @@ impl State {
     fn close(&mut self, id: u64) {
         let Some(proxy) = self.proxies.remove(&id) else { return };
         for (kind, name) in proxy.session.names() {
-            self.release(id, kind, name);
+            self.release(id, kind, &(name.to_owned(), proxy.asking(kind)));
         }
     }
 
@@ -261,7 +277,11 @@ impl State {
     fn respond(&mut self, id: u64) {
         let Some(proxy) = self.proxies.get_mut(&id) else { return };
         let demand = &self.demand;
-        let responses = proxy.session.responses(|kind, name| demand.get(&kind)?.get(name)?.encoded.clone());
+        let client = proxy.client();
+        let responses = proxy.session.responses(|kind, name| {
+            let asked = (name.to_owned(), client.clone().filter(|_| depends_on_client(kind)));
+            demand.get(&kind)?.get(&asked)?.encoded.clone()
+        });
         for response in responses {
             self.metrics.sent(response.resources.len(), response.removed_resources.len());
             proxy.unanswered.insert(response.type_url.clone(), response.nonce.clone());
@@ -276,7 +296,8 @@ impl State {
         let proxies = self.proxies.values().filter_map(|proxy| {
             let node = proxy.session.node()?;
             let resources = proxy.session.names().map(|(kind, name)| {
-                let found = self.demand.get(&kind).and_then(|names| names.get(name));
+                let asked = (name.to_owned(), proxy.asking(kind));
+                let found = self.demand.get(&kind).and_then(|names| names.get(&asked));
                 let version = found.and_then(|found| version(&found.encoded));
                 (format!("{kind} {name}"), version.map(|version| version.to_string()))
             });
@@ -298,14 +319,25 @@ impl State {
 
     fn dump(&self) -> serde_json::Value {
         let names = self.demand.iter().flat_map(|(kind, names)| names.keys().map(move |name| (*kind, name)));
-        let resources =
-            names.filter_map(|(kind, name)| compile::resource(&self.index, &self.mesh, kind, name));
+        let resources = names.filter_map(|(kind, (name, client))| {
+            compile::resource(&self.index, &self.mesh, kind, name, client.as_ref())
+        });
         serde_json::to_value(resources.collect::<Vec<_>>()).unwrap_or_default()
     }
 }
 
-fn compile(index: &Index, mesh: &Arc<MeshConfig>, kind: ResourceKind, name: &str) -> Option<Encoded> {
-    compile::resource(index, mesh, kind, name).map(|resource| Encoded::of(&resource))
+fn compile(
+    index: &Index,
+    mesh: &Arc<MeshConfig>,
+    kind: ResourceKind,
+    (name, client): &Asked,
+) -> Option<Encoded> {
+    compile::resource(index, mesh, kind, name, client.as_ref()).map(|resource| Encoded::of(&resource))
+}
+
+/// Whether two workloads that ask for the same name may be told different things.
+fn depends_on_client(kind: ResourceKind) -> bool {
+    kind == ResourceKind::Service
 }
 
 fn version(encoded: &Option<Encoded>) -> Option<pillion_xds::Version> {

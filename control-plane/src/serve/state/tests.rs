@@ -148,7 +148,8 @@ fn what_nobody_asks_for_any_more_is_forgotten() {
     let (one, two) = (mesh.connect("default/one"), mesh.connect("default/two"));
     mesh.subscribe(one, "default/a:80");
     mesh.subscribe(two, "default/a:80");
-    assert_eq!(mesh.state.demand[&ResourceKind::Service].len(), 1);
+    // Each workload has an answer of its own.
+    assert_eq!(mesh.state.demand[&ResourceKind::Service].len(), 2);
     let effects = mesh.proxies[one].session.unsubscribe(ResourceKind::Service, "default/a:80");
     assert_eq!(effects.changes.len(), 2);
     mesh.settle();
