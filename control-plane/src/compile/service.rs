@@ -6,6 +6,7 @@ use pillion_policy::{
     cluster::{Cluster, Labels, Protocol},
     header::Edits,
     name::{DestinationName, Label},
+    resilience::RouteResilience,
     route::{self, Backends, Forward, Route, Target},
     service::{ServicePolicy, ServiceRef},
 };
@@ -103,6 +104,7 @@ impl Builder<'_> {
             timeout: rule.timeout,
             mirrors: rule.mirrors.iter().map(|mirror| self.mirror(mirror)).collect(),
             cors: rule.cors.clone(),
+            resilience: RouteResilience::default(),
         })
     }
 
@@ -113,6 +115,7 @@ impl Builder<'_> {
             weight: 1,
             request_headers: Edits::default(),
             response_headers: Edits::default(),
+            authority: None,
         };
         let backends = Backends::new(vec![backend]).ok()?;
         Some(Route {
@@ -124,6 +127,7 @@ impl Builder<'_> {
             timeout: None,
             mirrors: Vec::new(),
             cors: None,
+            resilience: RouteResilience::default(),
         })
     }
 
@@ -133,6 +137,7 @@ impl Builder<'_> {
             weight: backend.weight,
             request_headers: backend.request_headers.clone(),
             response_headers: backend.response_headers.clone(),
+            authority: None,
         }
     }
 

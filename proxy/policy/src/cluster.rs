@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
-use crate::{header, name::ClusterName};
+use crate::{header, name::ClusterName, resilience::ClusterResilience};
 
 /// Labels of an endpoint, or the labels a subset asks for.
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
@@ -27,6 +27,9 @@ pub struct Cluster {
     pub balancing: Balancing,
     /// Limits and timeouts of connections.
     pub pool: ConnectionPool,
+    /// What is done about failure.
+    #[serde(default)]
+    pub resilience: ClusterResilience,
 }
 
 /// What a port speaks.
@@ -61,6 +64,9 @@ pub enum LoadBalancer {
     /// The less busy of two random endpoints (power of two choices, Mitzenmacher 2001).
     #[default]
     LeastRequest,
+    /// The one of two random endpoints that promises the sooner answer: peak latency, decaying over 10 s, times its
+    /// load (Finagle's peak EWMA).
+    PeakEwma,
     /// Each in turn, by weight.
     RoundRobin,
     /// By weighted dice.
@@ -173,6 +179,7 @@ impl Cluster {
             protocol,
             balancing: Balancing::default(),
             pool: ConnectionPool::default(),
+            resilience: ClusterResilience::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     name::ClusterName,
     pattern::{Pattern, Substitution},
     ratio::Fraction,
+    resilience::RouteResilience,
 };
 
 /// Largest body a route may answer with: 1 MiB, as Istio's DirectResponse allows.
@@ -37,6 +38,9 @@ pub struct Route {
     pub mirrors: Vec<Mirror>,
     /// Cross-origin rules.
     pub cors: Option<Cors>,
+    /// What is done about failure.
+    #[serde(default)]
+    pub resilience: RouteResilience,
 }
 
 /// What is done with a request.
@@ -83,6 +87,9 @@ pub struct Backend {
     pub request_headers: Edits,
     /// Edits made after those of the rule.
     pub response_headers: Edits,
+    /// A new `Host`/`:authority`, before that of the rule.
+    #[serde(default)]
+    pub authority: Option<header::Field>,
 }
 
 /// What a destination resolves to.
@@ -287,6 +294,7 @@ mod tests {
             weight,
             request_headers: Edits::default(),
             response_headers: Edits::default(),
+            authority: None,
         }
     }
 

@@ -60,6 +60,8 @@ impl ServicePolicy {
                     .at_index(index)
                     .within("clusters"));
             }
+            let checked = cluster.resilience.check();
+            checked.map_err(|invalid| invalid.within("resilience").at_index(index).within("clusters"))?;
         }
         let defined = |target: &Target| match target {
             Target::Cluster(name) if !clusters.iter().any(|cluster| cluster.name == *name) => {
@@ -68,6 +70,7 @@ impl ServicePolicy {
             Target::Cluster(_) | Target::Missing(_) => Ok(()),
         };
         let check = |route: &Route| {
+            route.resilience.check().map_err(|invalid| invalid.within("resilience"))?;
             match &route.action {
                 Action::Forward(forward) => {
                     forward.backends.all().iter().try_for_each(|b| defined(&b.target))?

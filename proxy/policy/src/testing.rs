@@ -24,6 +24,7 @@ use crate::{
     name::{ClusterName, DestinationName, EndpointSetName, Hostname, Label, WorkloadName},
     pattern::{Pattern, Substitution},
     ratio::Fraction,
+    resilience::{ClusterResilience, RouteResilience},
     resource::Resource,
     route::{
         Action, Backend, Backends, Cors, DirectResponse, Forward, Mirror, PathRewrite, Redirect,
@@ -114,7 +115,14 @@ pub fn any_cluster() -> impl Strategy<Value = Cluster> {
     let balancing =
         (balancer(), option::of(warmup())).prop_map(|(policy, warmup)| Balancing { policy, warmup });
     (cluster_name(), labels(), protocol(), balancing, pool()).prop_map(
-        |(name, labels, protocol, balancing, pool)| Cluster { name, labels, protocol, balancing, pool },
+        |(name, labels, protocol, balancing, pool)| Cluster {
+            name,
+            labels,
+            protocol,
+            balancing,
+            pool,
+            resilience: ClusterResilience::default(),
+        },
     )
 }
 
@@ -129,6 +137,7 @@ fn balancer() -> impl Strategy<Value = LoadBalancer> {
     ];
     prop_oneof![
         Just(LoadBalancer::LeastRequest),
+        Just(LoadBalancer::PeakEwma),
         Just(LoadBalancer::RoundRobin),
         Just(LoadBalancer::Random),
         (key, any::<u32>()).prop_map(|(key, minimum_size)| LoadBalancer::RingHash { key, minimum_size }),
@@ -179,6 +188,7 @@ pub fn any_route(clusters: Vec<ClusterName>) -> impl Strategy<Value = Route> {
             timeout,
             mirrors,
             cors,
+            resilience: RouteResilience::default(),
         },
     )
 }
@@ -209,6 +219,7 @@ fn action(clusters: Vec<ClusterName>) -> impl Strategy<Value = Action> {
             weight,
             request_headers,
             response_headers,
+            authority: None,
         },
     );
     let backends = vec(backend, 1..=3).prop_filter_map("a weight is positive", |all| Backends::new(all).ok());

@@ -14,6 +14,7 @@ use pillion_policy::{
     endpoint::{Endpoint, EndpointSet, Health, Locality},
     mesh::{MeshConfig, OutboundMode},
     name::Hostname,
+    resilience::ClusterResilience,
     service::{ServicePolicy, ServiceRef},
     workload::{WorkloadPolicy, WorkloadPort},
 };
@@ -126,6 +127,7 @@ fn protocol(protocol: i32) -> Result<Protocol, Invalid> {
 fn cluster(cluster: wire::Cluster) -> Result<Cluster, Invalid> {
     let policy = match known("algorithm", cluster.algorithm)? {
         wire::Algorithm::LeastRequest => LoadBalancer::LeastRequest,
+        wire::Algorithm::PeakEwma => LoadBalancer::PeakEwma,
         wire::Algorithm::RoundRobin => LoadBalancer::RoundRobin,
         wire::Algorithm::Random => LoadBalancer::Random,
         wire::Algorithm::RingHash => required("ringHash", cluster.ring_hash, ring_hash)?,
@@ -136,6 +138,7 @@ fn cluster(cluster: wire::Cluster) -> Result<Cluster, Invalid> {
         protocol: protocol(cluster.protocol)?,
         balancing: Balancing { policy, warmup: optional("warmup", cluster.warmup, warmup)? },
         pool: pool(cluster.pool.unwrap_or_default()).map_err(|invalid| invalid.within("pool"))?,
+        resilience: ClusterResilience::default(),
     })
 }
 

@@ -130,6 +130,7 @@ fn cluster(cluster: &Cluster) -> wire::Cluster {
     let Balancing { policy, warmup } = &cluster.balancing;
     let (algorithm, ring_hash) = match policy {
         LoadBalancer::LeastRequest => (wire::Algorithm::LeastRequest, None),
+        LoadBalancer::PeakEwma => (wire::Algorithm::PeakEwma, None),
         LoadBalancer::RoundRobin => (wire::Algorithm::RoundRobin, None),
         LoadBalancer::Random => (wire::Algorithm::Random, None),
         LoadBalancer::RingHash { key, minimum_size } => {

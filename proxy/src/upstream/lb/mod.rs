@@ -44,7 +44,7 @@ impl Balancer {
     /// Prepares the algorithm for these members.
     pub(super) fn new(balancing: &Balancing, members: &[Member]) -> Self {
         let algorithm = match &balancing.policy {
-            LoadBalancer::LeastRequest => Algorithm::LeastRequest,
+            LoadBalancer::LeastRequest | LoadBalancer::PeakEwma => Algorithm::LeastRequest,
             LoadBalancer::Random => Algorithm::Random,
             LoadBalancer::RoundRobin => {
                 Algorithm::RoundRobin { schedule: schedule(members), next: AtomicUsize::new(0) }

@@ -7,6 +7,7 @@ use pillion_policy::{
     matching::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch},
     pattern::{Pattern, Substitution},
     ratio::Fraction,
+    resilience::RouteResilience,
     route::{
         Action, Backend, Backends, Cors, DirectResponse, Forward, Mirror, PathRewrite, Redirect,
         RedirectPort, Route, Target,
@@ -40,6 +41,7 @@ pub(super) fn route(route: wire::Route) -> Result<Route, Invalid> {
         timeout: optional("timeout", route.timeout, duration)?,
         mirrors: list("mirrors", route.mirrors, mirror)?,
         cors: optional("cors", route.cors, cors)?,
+        resilience: RouteResilience::default(),
     })
 }
 
@@ -106,6 +108,7 @@ fn forward(forward: wire::Forward) -> Result<Forward, Invalid> {
             weight: backend.weight,
             request_headers: edits("requestHeaders", backend.request_headers)?,
             response_headers: edits("responseHeaders", backend.response_headers)?,
+            authority: None,
         })
     };
     let backends = Backends::new(list("backends", forward.backends, backend)?);

@@ -497,6 +497,7 @@ pub enum Algorithm {
     RoundRobin = 1,
     Random = 2,
     RingHash = 3,
+    PeakEwma = 4,
 }
 impl Algorithm {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -509,6 +510,7 @@ impl Algorithm {
             Self::RoundRobin => "ALGORITHM_ROUND_ROBIN",
             Self::Random => "ALGORITHM_RANDOM",
             Self::RingHash => "ALGORITHM_RING_HASH",
+            Self::PeakEwma => "ALGORITHM_PEAK_EWMA",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -518,6 +520,7 @@ impl Algorithm {
             "ALGORITHM_ROUND_ROBIN" => Some(Self::RoundRobin),
             "ALGORITHM_RANDOM" => Some(Self::Random),
             "ALGORITHM_RING_HASH" => Some(Self::RingHash),
+            "ALGORITHM_PEAK_EWMA" => Some(Self::PeakEwma),
             _ => None,
         }
     }
