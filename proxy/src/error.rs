@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
+use pillion_policy::resilience::AbortStatus;
 
 /// Why the proxy answered a request itself.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -96,6 +97,39 @@ pub enum ProxyError {
         /// What is wrong with it.
         reason: Arc<str>,
     },
+    /// A try took longer than the rule gives one.
+    #[error("{endpoint} did not answer within the {after:?} of one try")]
+    TryTimeout {
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// The limit in force.
+        after: Duration,
+    },
+    /// A breaker is open.
+    #[error("the circuit breaker of {breaker} is open for another {}", InMillis(.retry_after))]
+    BreakerOpen {
+        /// What it stands before.
+        breaker: Arc<str>,
+        /// How long until requests are tried again.
+        retry_after: Duration,
+    },
+    /// A rate limit was met.
+    #[error("rate limit of {limit} met: {requests} requests in {per:?}, next one in {}", InMillis(.retry_after))]
+    RateLimited {
+        /// The policy it comes from.
+        limit: Arc<str>,
+        /// Requests it lets through.
+        requests: u32,
+        /// In which time.
+        per: Duration,
+        /// How long until the next request is let through.
+        retry_after: Duration,
+        /// How long until all are earned anew.
+        reset: Duration,
+    },
+    /// The policy asks for this failure.
+    #[error("fault injected by policy")]
+    Injected(AbortStatus),
     /// The total time of the route ran out.
     #[error("no complete response within {after:?}")]
     Timeout {
@@ -119,6 +153,19 @@ pub enum Limit {
     MaxPendingRequests,
     /// `connectionPool.http.http2MaxRequests`
     MaxRequests,
+    /// `bulkhead.maxPending`: as many run and wait as may.
+    MaxPending,
+    /// `bulkhead.queueTimeout`: waited too long for others to end.
+    QueueTimeout,
+}
+
+/// A time for people: whole milliseconds.
+struct InMillis<'a>(&'a Duration);
+
+impl std::fmt::Display for InMillis<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ms", self.0.as_micros().div_ceil(1000))
+    }
 }
 
 /// What stands in logs, metrics and `x-pillion-error`: Envoy's response flags.
@@ -154,6 +201,18 @@ pub enum Flag {
     Dsc,
     /// Draining.
     Drn,
+    /// Upstream retry limit exceeded: every repetition the rule allows has failed.
+    Urx,
+    /// The retry budget allows no repetition.
+    Bud,
+    /// A circuit breaker is open.
+    Brk,
+    /// Rate limited.
+    Rl,
+    /// Delay injected.
+    Di,
+    /// Fault injected.
+    Fi,
 }
 
 /// Whose fault an error is.
@@ -174,6 +233,8 @@ impl Limit {
             Self::MaxConnections => "maxConnections",
             Self::MaxPendingRequests => "http1MaxPendingRequests",
             Self::MaxRequests => "http2MaxRequests",
+            Self::MaxPending => "bulkhead.maxPending",
+            Self::QueueTimeout => "bulkhead.queueTimeout",
         }
     }
 }
@@ -186,7 +247,7 @@ impl std::fmt::Display for Limit {
 
 impl Flag {
     /// Every flag; the index of each is its number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::Nr,
         Self::Nc,
@@ -201,6 +262,12 @@ impl Flag {
         Self::Dpe,
         Self::Dsc,
         Self::Drn,
+        Self::Urx,
+        Self::Bud,
+        Self::Brk,
+        Self::Rl,
+        Self::Di,
+        Self::Fi,
     ];
 
     /// The flag as it is printed; `-` for none.
@@ -220,6 +287,12 @@ impl Flag {
             Self::Dpe => "DPE",
             Self::Dsc => "DSC",
             Self::Drn => "DRN",
+            Self::Urx => "URX",
+            Self::Bud => "BUD",
+            Self::Brk => "BRK",
+            Self::Rl => "RL",
+            Self::Di => "DI",
+            Self::Fi => "FI",
         }
     }
 
@@ -238,11 +311,18 @@ impl ProxyError {
             Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnknownHost(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Undiscovered { .. } | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
-            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout { .. } | Self::TryTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Injected(AbortStatus::Http(status)) => {
+                // The model admits nothing outside 200 to 599.
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Self::Injected(AbortStatus::Grpc(_)) => StatusCode::OK,
             Self::DiscoveryOverflow
             | Self::NoCluster(_)
             | Self::NoHealthyEndpoint { .. }
             | Self::Overflow { .. }
+            | Self::BreakerOpen { .. }
             | Self::ConnectFailed { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamClosed { .. }
@@ -262,9 +342,10 @@ impl ProxyError {
         const UNAVAILABLE: u8 = 14;
         match self {
             Self::BadRequest(_) | Self::ConnectNotAllowed => INTERNAL,
-            Self::HeadersTooLarge { .. } => RESOURCE_EXHAUSTED,
+            Self::HeadersTooLarge { .. } | Self::RateLimited { .. } => RESOURCE_EXHAUSTED,
+            Self::Injected(AbortStatus::Grpc(code)) => *code,
             Self::UnknownHost(_) | Self::NoRoute(_) => UNIMPLEMENTED,
-            Self::Timeout { .. } => DEADLINE_EXCEEDED,
+            Self::Timeout { .. } | Self::TryTimeout { .. } => DEADLINE_EXCEEDED,
             Self::ClientClosed => CANCELLED,
             Self::Undiscovered { .. }
             | Self::UpstreamProtocol { .. }
@@ -272,6 +353,8 @@ impl ProxyError {
             | Self::NoCluster(_)
             | Self::NoHealthyEndpoint { .. }
             | Self::Overflow { .. }
+            | Self::BreakerOpen { .. }
+            | Self::Injected(AbortStatus::Http(_))
             | Self::ConnectFailed { .. }
             | Self::ConnectTimeout { .. }
             | Self::UpstreamClosed { .. }
@@ -293,7 +376,10 @@ impl ProxyError {
             Self::UpstreamClosed { .. } => Flag::Uc,
             Self::UpstreamReset { .. } => Flag::Ur,
             Self::UpstreamProtocol { .. } => Flag::Upe,
-            Self::Timeout { .. } => Flag::Ut,
+            Self::Timeout { .. } | Self::TryTimeout { .. } => Flag::Ut,
+            Self::BreakerOpen { .. } => Flag::Brk,
+            Self::RateLimited { .. } => Flag::Rl,
+            Self::Injected(_) => Flag::Fi,
             Self::ClientClosed => Flag::Dc,
             Self::Draining => Flag::Drn,
         }
@@ -312,6 +398,9 @@ impl ProxyError {
             | Self::DiscoveryOverflow
             | Self::NoCluster(_)
             | Self::Overflow { .. }
+            | Self::BreakerOpen { .. }
+            | Self::RateLimited { .. }
+            | Self::Injected(_)
             | Self::Draining => Fault::Local,
             Self::NoHealthyEndpoint { .. }
             | Self::ConnectFailed { .. }
@@ -319,7 +408,8 @@ impl ProxyError {
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. }
             | Self::UpstreamProtocol { .. }
-            | Self::Timeout { .. } => Fault::Upstream,
+            | Self::Timeout { .. }
+            | Self::TryTimeout { .. } => Fault::Upstream,
         }
     }
 }

@@ -26,6 +26,38 @@ pub struct ClusterGauges {
     pub requests_active: AtomicU64,
     /// Requests refused because of `http2MaxRequests`.
     pub request_overflow: AtomicU64,
+    /// Requests sent again.
+    pub retries: AtomicU64,
+    /// Requests that succeeded because they were sent again.
+    pub retry_successes: AtomicU64,
+    /// Requests that failed although they were sent again as often as allowed.
+    pub retries_exhausted: AtomicU64,
+    /// Repetitions the retry budget denied.
+    pub retries_denied: AtomicU64,
+    /// Repetitions under way.
+    pub retries_active: AtomicU64,
+    /// 0 closed, 1 half-open, 2 open.
+    pub breaker_state: AtomicU64,
+    /// How often the breaker has opened.
+    pub breaker_opened: AtomicU64,
+    /// How often the breaker has closed again.
+    pub breaker_closed: AtomicU64,
+    /// Requests the breaker has refused.
+    pub breaker_rejected: AtomicU64,
+    /// Endpoints ejected now.
+    pub ejections_active: AtomicU64,
+    /// Endpoints ejected.
+    pub ejections_enforced: AtomicU64,
+    /// Endpoints not ejected because too many were.
+    pub ejections_overflow: AtomicU64,
+    /// Requests waiting for their turn.
+    pub queued_active: AtomicU64,
+    /// Requests that had to wait for their turn.
+    pub queued: AtomicU64,
+    /// Milliseconds requests have waited for their turn.
+    pub queue_wait_ms: AtomicU64,
+    /// Requests the bulkhead has refused.
+    pub bulkhead_rejected: AtomicU64,
     _share: Option<Share>,
 }
 
@@ -37,7 +69,7 @@ pub(super) struct Column {
 }
 
 /// All figures of a cluster; a counter's name ends in `_total`.
-pub(super) const COLUMNS: [Column; 9] = [
+pub(super) const COLUMNS: [Column; 25] = [
     column("pillion_upstream_connections_active", "Connections open now.", |c| &c.connections_active),
     column("pillion_upstream_connections_opened_total", "Connections made.", |c| &c.connections_opened),
     column("pillion_upstream_connections_closed_total", "Connections that ended.", |c| &c.connections_closed),
@@ -55,6 +87,36 @@ pub(super) const COLUMNS: [Column; 9] = [
     column("pillion_upstream_request_overflow_total", "Requests refused: http2MaxRequests.", |c| {
         &c.request_overflow
     }),
+    column("pillion_upstream_retries_total", "Requests sent again after a failure.", |c| &c.retries),
+    column(
+        "pillion_upstream_retry_successes_total",
+        "Requests that succeeded because they were sent again.",
+        |c| &c.retry_successes,
+    ),
+    column("pillion_upstream_retries_exhausted_total", "Requests that failed in every try.", |c| {
+        &c.retries_exhausted
+    }),
+    column("pillion_upstream_retry_budget_denied_total", "Repetitions the retry budget has denied.", |c| {
+        &c.retries_denied
+    }),
+    column("pillion_upstream_retries_active", "Repetitions under way.", |c| &c.retries_active),
+    column("pillion_breaker_state", "0 closed, 1 half-open, 2 open.", |c| &c.breaker_state),
+    column("pillion_breaker_opened_total", "How often the breaker has opened.", |c| &c.breaker_opened),
+    column("pillion_breaker_closed_total", "How often the breaker has closed again.", |c| &c.breaker_closed),
+    column("pillion_breaker_rejected_total", "Requests the breaker has refused.", |c| &c.breaker_rejected),
+    column("pillion_outlier_ejections_active", "Endpoints ejected now.", |c| &c.ejections_active),
+    column("pillion_outlier_ejections_enforced_total", "Ejections.", |c| &c.ejections_enforced),
+    column("pillion_outlier_ejections_overflow_total", "Outliers not ejected: too many were already.", |c| {
+        &c.ejections_overflow
+    }),
+    column("pillion_bulkhead_queued_active", "Requests that wait in the bulkhead.", |c| &c.queued_active),
+    column("pillion_bulkhead_queued_total", "Requests that have waited in the bulkhead.", |c| &c.queued),
+    column(
+        "pillion_bulkhead_wait_milliseconds_total",
+        "How long requests have waited in the bulkhead, together.",
+        |c| &c.queue_wait_ms,
+    ),
+    column("pillion_bulkhead_rejected_total", "Requests the bulkhead has refused.", |c| &c.bulkhead_rejected),
 ];
 
 const fn column(name: &'static str, help: &'static str, read: fn(&ClusterGauges) -> &AtomicU64) -> Column {
@@ -79,6 +141,22 @@ impl ClusterGauges {
             pending_overflow: AtomicU64::default(),
             requests_active: AtomicU64::default(),
             request_overflow: AtomicU64::default(),
+            retries: AtomicU64::default(),
+            retry_successes: AtomicU64::default(),
+            retries_exhausted: AtomicU64::default(),
+            retries_denied: AtomicU64::default(),
+            retries_active: AtomicU64::default(),
+            breaker_state: AtomicU64::default(),
+            breaker_opened: AtomicU64::default(),
+            breaker_closed: AtomicU64::default(),
+            breaker_rejected: AtomicU64::default(),
+            ejections_active: AtomicU64::default(),
+            ejections_enforced: AtomicU64::default(),
+            ejections_overflow: AtomicU64::default(),
+            queued_active: AtomicU64::default(),
+            queued: AtomicU64::default(),
+            queue_wait_ms: AtomicU64::default(),
+            bulkhead_rejected: AtomicU64::default(),
             _share: None,
         }
     }

@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod endpoint;
 pub mod lb;
+pub mod outcome;
 pub mod pool;
 pub mod registry;
 pub mod set;
