@@ -7,6 +7,7 @@
 //! The crate does no I/O and knows no clock. Durations and numbers are integers, so every value is `Eq` and `Hash`:
 //! equality of policy decides what is pushed and what living state may be kept.
 
+mod body_text;
 pub mod cluster;
 pub mod endpoint;
 pub mod header;

@@ -3,7 +3,8 @@
 //! Every type is policy only and each number says where it comes from. Outlier detection, bulkhead and retry budget
 //! belong to a cluster; retries, rate limits and faults to a rule; breakers and fallbacks to either, and where both
 //! have one the rule's comes first. What is absent is off, except for the retry budget, which always limits, and the
-//! safe retries every rule has without a policy (see [`Retry`]).
+//! safe retries every rule has without a policy (see [`Retry`]). Where a number has a default, text and wire may leave
+//! it out.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Invalid, header,
+    Invalid, body_text, header,
     ratio::Fraction,
     retry::{Retry, RetryBudget},
 };
@@ -60,17 +61,21 @@ impl RouteResilience {
     /// Refuses what could not be carried out.
     pub fn check(&self) -> Result<(), Invalid> {
         check(self.breaker.as_ref(), self.fallback.as_ref())?;
-        self.rate_limit
-            .as_ref()
-            .map_or(Ok(()), RateLimit::check)
-            .map_err(|invalid| invalid.within("rateLimit"))
+        let limit = self.rate_limit.as_ref().map_or(Ok(()), RateLimit::check);
+        limit.map_err(|invalid| invalid.within("rateLimit"))?;
+        self.fault.check().map_err(|invalid| invalid.within("fault"))
     }
 }
 
 impl ClusterResilience {
     /// Refuses what could not be carried out.
     pub fn check(&self) -> Result<(), Invalid> {
-        check(self.breaker.as_ref(), self.fallback.as_ref())
+        check(self.breaker.as_ref(), self.fallback.as_ref())?;
+        let bulkhead = self.bulkhead.as_ref().map_or(Ok(()), Bulkhead::check);
+        bulkhead.map_err(|invalid| invalid.within("bulkhead"))?;
+        let outlier = self.outlier.as_ref().map_or(Ok(()), OutlierDetection::check);
+        outlier.map_err(|invalid| invalid.within("outlier"))?;
+        self.budget.check().map_err(|invalid| invalid.within("budget"))
     }
 }
 
@@ -82,7 +87,7 @@ fn check(breaker: Option<&CircuitBreaker>, fallback: Option<&Fallback>) -> Resul
 /// A breaker of three states before a cluster or a rule. Failures are 5xx, failed connects, resets, time-outs, and the
 /// gRPC statuses 4, 13, 14 and 15; never what the client or a limit of the proxy has caused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CircuitBreaker {
     /// Opens after so many failures in a row.
     pub consecutive_failures: Option<u32>,
@@ -101,7 +106,7 @@ pub struct CircuitBreaker {
 
 /// A share of failures over a rolling window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ErrorRate {
     /// More than this share must fail; default 50 %.
     pub threshold: Fraction,
@@ -115,13 +120,14 @@ pub struct ErrorRate {
 
 /// What is answered in place of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Fallback {
-    /// Status, 200 to 599.
+    /// Status, 200 to 599; default 503, which the refusal would have had.
     pub status: u16,
     /// Header fields.
     pub headers: Vec<header::Field>,
     /// Body, at most [`MAX_FALLBACK_BODY`].
+    #[serde(with = "body_text")]
     pub body: Arc<[u8]>,
     /// Whether it also stands in for failures of the destination when all tries are used up, not only for refusals by
     /// breaker and bulkhead.
@@ -132,17 +138,19 @@ pub struct Fallback {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bulkhead {
-    /// Requests under way at a time.
+    /// Requests under way at a time, at least 1.
     pub max_concurrent: u32,
-    /// Requests that may wait for their turn.
+    /// Requests that may wait for their turn; default none.
+    #[serde(default)]
     pub max_pending: u32,
     /// How long they wait; default 3 s (Linkerd's fail-fast timeout).
+    #[serde(default = "Bulkhead::default_queue_timeout")]
     pub queue_timeout: Duration,
 }
 
 /// When an endpoint that fails is left alone (Envoy's outlier detection). A threshold of 0 is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct OutlierDetection {
     /// 5xx in a row; default 5. Without the split, failures of the connection count, too.
     pub consecutive_5xx: u32,
@@ -169,7 +177,7 @@ pub struct OutlierDetection {
 
 /// Ejection by the share of failures over one interval (Envoy's `failure_percentage_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FailurePercentage {
     /// At least this share, in percent, must fail; default 85.
     pub threshold: u8,
@@ -207,7 +215,7 @@ pub enum RateLimitKey {
 
 /// Failures made on purpose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Fault {
     /// A wait before the request goes on.
     pub delay: Option<Delay>,
@@ -243,6 +251,43 @@ pub enum AbortStatus {
     Http(u16),
     /// A gRPC status, 0 to 16.
     Grpc(u8),
+}
+
+impl Default for CircuitBreaker {
+    /// The numbers of one that still lacks what opens it, so [`CircuitBreaker::check`] refuses it.
+    fn default() -> Self {
+        Self {
+            consecutive_failures: None,
+            error_rate: None,
+            open_duration: Duration::from_secs(30),
+            success_threshold: 2,
+            count_rate_limited: false,
+            count_unknown: false,
+        }
+    }
+}
+
+impl Default for ErrorRate {
+    fn default() -> Self {
+        Self {
+            threshold: Fraction::from_parts_per_million(500_000).unwrap_or(Fraction::NONE),
+            minimum_requests: 10,
+            window: Duration::from_secs(10),
+            buckets: 10,
+        }
+    }
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Self { status: 503, headers: Vec::new(), body: Arc::default(), on_failure: false }
+    }
+}
+
+impl Default for FailurePercentage {
+    fn default() -> Self {
+        Self { threshold: 85, minimum_hosts: 5, request_volume: 50 }
+    }
 }
 
 impl Default for OutlierDetection {
@@ -301,6 +346,56 @@ impl CircuitBreaker {
             }
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+impl Bulkhead {
+    /// How long a request waits for its turn unless the policy says otherwise.
+    pub fn default_queue_timeout() -> Duration {
+        Duration::from_secs(3)
+    }
+
+    /// Refuses a bulkhead that would let nothing through.
+    pub fn check(&self) -> Result<(), Invalid> {
+        match self.max_concurrent {
+            0 => Err(Invalid::new("must be at least 1").within("maxConcurrent")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl OutlierDetection {
+    /// Refuses shares over 100 percent and an interval of no length.
+    pub fn check(&self) -> Result<(), Invalid> {
+        percent("maxEjectionPercent", self.max_ejection_percent.unwrap_or_default())?;
+        percent("minHealthPercent", self.min_health_percent)?;
+        let failures = self.failure_percentage.map_or(0, |failures| failures.threshold);
+        percent("threshold", failures).map_err(|invalid| invalid.within("failurePercentage"))?;
+        if self.interval.is_zero() {
+            return Err(Invalid::new("must be longer than 0").within("interval"));
+        }
+        Ok(())
+    }
+}
+
+fn percent(field: &str, percent: u8) -> Result<(), Invalid> {
+    if percent > 100 {
+        return Err(Invalid::new(format!("{percent} is over 100")).within(field));
+    }
+    Ok(())
+}
+
+impl Fault {
+    /// Refuses answers that cannot be sent: HTTP statuses outside 200 to 599 and gRPC statuses over 16.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let reason = match self.abort.map(|abort| abort.status) {
+            Some(AbortStatus::Http(status)) if !(200..=599).contains(&status) => {
+                format!("{status} is not a status between 200 and 599")
+            }
+            Some(AbortStatus::Grpc(status)) if status > 16 => format!("{status} is not a gRPC status"),
+            Some(AbortStatus::Http(_) | AbortStatus::Grpc(_)) | None => return Ok(()),
+        };
+        Err(Invalid::new(reason).within("status").within("abort"))
     }
 }
 

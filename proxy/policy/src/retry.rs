@@ -10,11 +10,11 @@ use crate::{Invalid, header, ratio::Fraction};
 /// When and how a failed try is repeated. A rule without one repeats once what certainly has not reached the
 /// application: failed connects, refused and unprocessed streams, and resets before the request was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Retry {
-    /// How often a request may be repeated after its first try; 0 turns repeating off.
+    /// How often a request may be repeated after its first try; 0 turns repeating off. Default 1.
     pub attempts: u32,
-    /// Which failures are repeated.
+    /// Which failures are repeated; default [`RetrySet::SAFE`].
     pub on: RetrySet,
     /// Statuses that are repeated when `on` has [`RetryOn::RetriableStatusCodes`].
     pub statuses: Vec<u16>,
@@ -28,7 +28,7 @@ pub struct Retry {
     /// Whether requests that are not idempotent (RFC 9110 §9.2.2) and carry no `Idempotency-Key` are repeated although
     /// they may have reached the application.
     pub non_idempotent: bool,
-    /// Whether endpoints already tried are avoided while there are others.
+    /// Whether endpoints already tried are avoided while there are others; default yes.
     pub avoid_previous: bool,
 }
 
@@ -75,7 +75,7 @@ pub struct RetrySet(u16);
 
 /// Waits between tries. Before the repetition number `n` the nominal wait is `base · multiplier^(n−1)`, at most `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Backoff {
     /// First wait; default 25 ms.
     pub base: Duration,
@@ -108,21 +108,27 @@ pub enum RetryBudget {
     /// Over the last `interval`, repetitions are at most `share` of the requests, or `min_per_second` a second if that
     /// is more (Gateway API's retry constraint: 20 %, 10 a second, 10 s).
     Rate {
-        /// Repetitions in relation to requests.
+        /// Repetitions in relation to requests; default 20 %.
+        #[serde(default = "RetryBudget::default_share")]
         share: Fraction,
-        /// Repetitions a second that are always allowed.
+        /// Repetitions a second that are always allowed; default 10.
+        #[serde(default = "RetryBudget::default_min_per_second")]
         min_per_second: u32,
-        /// What is looked back on.
+        /// What is looked back on; default 10 s.
+        #[serde(default = "RetryBudget::default_rate_interval")]
         interval: Duration,
     },
     /// Repetitions under way are fewer than `share` of the requests under way (and of those begun in the last
     /// `interval`), or than `min_concurrency` if that is more (Envoy's and Istio's `retryBudget`).
     Concurrency {
-        /// Repetitions in relation to requests.
+        /// Repetitions in relation to requests; default 20 %.
+        #[serde(default = "RetryBudget::default_share")]
         share: Fraction,
-        /// Repetitions under way that are always allowed.
+        /// Repetitions under way that are always allowed; default 3.
+        #[serde(default = "RetryBudget::default_min_concurrency")]
         min_concurrency: u32,
-        /// What is looked back on; zero counts only what is under way.
+        /// What is looked back on; zero, the default, counts only what is under way.
+        #[serde(default)]
         interval: Duration,
     },
 }
@@ -230,6 +236,22 @@ impl From<RetrySet> for Vec<String> {
     }
 }
 
+impl Default for Retry {
+    /// What a rule without a policy does.
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            on: RetrySet::SAFE,
+            statuses: Vec::new(),
+            headers: Vec::new(),
+            per_try_timeout: None,
+            backoff: Backoff::default(),
+            non_idempotent: false,
+            avoid_previous: true,
+        }
+    }
+}
+
 impl Default for Backoff {
     fn default() -> Self {
         Self {
@@ -241,10 +263,45 @@ impl Default for Backoff {
     }
 }
 
+impl RetryBudget {
+    /// 20 %, the share of both kinds.
+    pub fn default_share() -> Fraction {
+        Fraction::from_parts_per_million(200_000).unwrap_or(Fraction::NONE)
+    }
+
+    /// 10, the Gateway API's.
+    pub fn default_min_per_second() -> u32 {
+        10
+    }
+
+    /// 10 s, the Gateway API's; Istio looks back on nothing.
+    pub fn default_rate_interval() -> Duration {
+        Duration::from_secs(10)
+    }
+
+    /// 3, Envoy's and Istio's.
+    pub fn default_min_concurrency() -> u32 {
+        3
+    }
+
+    /// Refuses a rate over no time.
+    pub fn check(&self) -> Result<(), Invalid> {
+        match self {
+            Self::Rate { interval, .. } if interval.is_zero() => {
+                Err(Invalid::new("must be longer than 0").within("interval"))
+            }
+            Self::Rate { .. } | Self::Concurrency { .. } => Ok(()),
+        }
+    }
+}
+
 impl Default for RetryBudget {
     fn default() -> Self {
-        let share = Fraction::from_parts_per_million(200_000).unwrap_or(Fraction::NONE);
-        Self::Rate { share, min_per_second: 10, interval: Duration::from_secs(10) }
+        Self::Rate {
+            share: Self::default_share(),
+            min_per_second: Self::default_min_per_second(),
+            interval: Self::default_rate_interval(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Invalid, header,
+    Invalid, body_text, header,
     header::Edits,
     matching::{Head, RouteMatch, StringMatch},
     name::ClusterName,
@@ -155,6 +155,7 @@ pub struct DirectResponse {
     /// Status, 200 to 599.
     pub status: u16,
     /// Body, at most [`MAX_RESPONSE_BODY`].
+    #[serde(with = "body_text")]
     pub body: Arc<[u8]>,
 }
 
