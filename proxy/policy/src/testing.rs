@@ -24,7 +24,6 @@ use crate::{
     name::{ClusterName, DestinationName, EndpointSetName, Hostname, Label, WorkloadName},
     pattern::{Pattern, Substitution},
     ratio::Fraction,
-    resilience::{ClusterResilience, RouteResilience},
     resource::Resource,
     route::{
         Action, Backend, Backends, Cors, DirectResponse, Forward, Mirror, PathRewrite, Redirect,
@@ -33,6 +32,8 @@ use crate::{
     service::{ServicePolicy, ServiceRef},
     workload::{WorkloadPolicy, WorkloadPort},
 };
+
+mod resilience;
 
 /// Any resource of any kind.
 pub fn any_resource() -> impl Strategy<Value = Resource> {
@@ -114,14 +115,14 @@ pub fn any_service() -> impl Strategy<Value = ServicePolicy> {
 pub fn any_cluster() -> impl Strategy<Value = Cluster> {
     let balancing =
         (balancer(), option::of(warmup())).prop_map(|(policy, warmup)| Balancing { policy, warmup });
-    (cluster_name(), labels(), protocol(), balancing, pool()).prop_map(
-        |(name, labels, protocol, balancing, pool)| Cluster {
+    (cluster_name(), labels(), protocol(), balancing, pool(), resilience::cluster()).prop_map(
+        |(name, labels, protocol, balancing, pool, resilience)| Cluster {
             name,
             labels,
             protocol,
             balancing,
             pool,
-            resilience: ClusterResilience::default(),
+            resilience,
         },
     )
 }
@@ -172,23 +173,21 @@ fn pool() -> impl Strategy<Value = ConnectionPool> {
 
 /// Any rule that leads to the clusters of those names.
 pub fn any_route(clusters: Vec<ClusterName>) -> impl Strategy<Value = Route> {
-    let mirror = (target(clusters.clone()), 0..=1_000_000u32)
-        .prop_filter_map("in range", |(target, parts)| {
-            Some(Mirror { target, fraction: Fraction::from_parts_per_million(parts).ok()? })
-        });
+    let mirror =
+        (target(clusters.clone()), fraction()).prop_map(|(target, fraction)| Mirror { target, fraction });
     let edits = (edits(), edits());
-    let rest = (option::of(duration()), vec(mirror, 0..=2), option::of(cors()));
+    let rest = (option::of(duration()), vec(mirror, 0..=2), option::of(cors()), resilience::route());
     (".{0,10}", vec(route_match(), 0..=2), action(clusters), edits, rest).prop_map(
-        |(name, matches, action, (request_headers, response_headers), (timeout, mirrors, cors))| Route {
+        |(name, matches, action, edits, (timeout, mirrors, cors, resilience))| Route {
             name: name.into(),
             matches,
             action,
-            request_headers,
-            response_headers,
+            request_headers: edits.0,
+            response_headers: edits.1,
             timeout,
             mirrors,
             cors,
-            resilience: RouteResilience::default(),
+            resilience,
         },
     )
 }
@@ -213,13 +212,13 @@ fn route_match() -> impl Strategy<Value = RouteMatch> {
 }
 
 fn action(clusters: Vec<ClusterName>) -> impl Strategy<Value = Action> {
-    let backend = (target(clusters), any::<u32>(), edits(), edits()).prop_map(
-        |(target, weight, request_headers, response_headers)| Backend {
+    let backend = (target(clusters), any::<u32>(), edits(), edits(), option::of(field())).prop_map(
+        |(target, weight, request_headers, response_headers, authority)| Backend {
             target,
             weight,
             request_headers,
             response_headers,
-            authority: None,
+            authority,
         },
     );
     let backends = vec(backend, 1..=3).prop_filter_map("a weight is positive", |all| Backends::new(all).ok());
@@ -303,6 +302,10 @@ fn string_match() -> impl Strategy<Value = StringMatch> {
 fn pattern() -> impl Strategy<Value = Pattern> {
     let sources = vec!["", "a|b", "/api/(v[0-9]+)/.*", "(?i)x{1,3}", "[^/]+"];
     select(sources).prop_filter_map("is one", |source| Pattern::new(source).ok())
+}
+
+fn fraction() -> impl Strategy<Value = Fraction> {
+    (0..=1_000_000u32).prop_filter_map("is one", |parts| Fraction::from_parts_per_million(parts).ok())
 }
 
 fn duration() -> impl Strategy<Value = Duration> {

@@ -14,7 +14,7 @@ use pillion_policy::{
     endpoint::{Endpoint, EndpointSet, Health, Locality},
     mesh::{MeshConfig, OutboundMode},
     name::Hostname,
-    resilience::ClusterResilience,
+    ratio::Fraction,
     service::{ServicePolicy, ServiceRef},
     workload::{WorkloadPolicy, WorkloadPort},
 };
@@ -22,6 +22,7 @@ use prost::Message;
 
 use crate::{kind, pillion as wire, protobuf};
 
+mod resilience;
 mod route;
 
 /// Decodes the message of a resource of that kind.
@@ -138,7 +139,7 @@ fn cluster(cluster: wire::Cluster) -> Result<Cluster, Invalid> {
         protocol: protocol(cluster.protocol)?,
         balancing: Balancing { policy, warmup: optional("warmup", cluster.warmup, warmup)? },
         pool: pool(cluster.pool.unwrap_or_default()).map_err(|invalid| invalid.within("pool"))?,
-        resilience: ClusterResilience::default(),
+        resilience: optional("resilience", cluster.resilience, resilience::cluster)?.unwrap_or_default(),
     })
 }
 
@@ -215,6 +216,10 @@ fn header_name(field: &str, name: &str) -> Result<http::HeaderName, Invalid> {
 
 fn number<T: TryFrom<u32>>(field: &str, value: u32) -> Result<T, Invalid> {
     T::try_from(value).map_err(|_| Invalid::new(format!("{value} is out of range")).within(field))
+}
+
+fn fraction(field: &str, parts: u32) -> Result<Fraction, Invalid> {
+    Fraction::from_parts_per_million(parts).map_err(|invalid| invalid.within(field))
 }
 
 /// A value of an enum that is known here.

@@ -25,6 +25,8 @@ use prost::Message;
 
 use crate::{Version, pillion as wire, protobuf};
 
+mod resilience;
+
 /// A resource as it travels, with the version that its content makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
@@ -150,6 +152,7 @@ fn cluster(cluster: &Cluster) -> wire::Cluster {
             aggression_thousandths: warmup.aggression_thousandths,
         }),
         pool: Some(pool(&cluster.pool)).filter(|pool| *pool != wire::ConnectionPool::default()),
+        resilience: resilience::cluster(&cluster.resilience),
     }
 }
 
@@ -212,6 +215,7 @@ fn route(route: &Route) -> wire::Route {
         timeout: route.timeout.map(duration),
         mirrors: route.mirrors.iter().map(mirror).collect(),
         cors: route.cors.as_ref().map(cors),
+        resilience: resilience::route(&route.resilience),
     }
 }
 
@@ -273,6 +277,7 @@ fn forward(forward: &Forward) -> wire::Forward {
         weight: backend.weight,
         request_headers: edits(&backend.request_headers),
         response_headers: edits(&backend.response_headers),
+        authority: backend.authority.as_ref().map(field),
     };
     wire::Forward {
         backends: forward.backends.all().iter().map(backend).collect(),

@@ -6,15 +6,15 @@ use pillion_policy::{
     header::{Edits, Field},
     matching::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch},
     pattern::{Pattern, Substitution},
-    ratio::Fraction,
-    resilience::RouteResilience,
     route::{
         Action, Backend, Backends, Cors, DirectResponse, Forward, Mirror, PathRewrite, Redirect,
         RedirectPort, Route, Target,
     },
 };
 
-use super::{duration, header_name, known, list, number, optional, required, text, unknown};
+use super::{
+    duration, fraction, header_name, known, list, number, optional, required, resilience, text, unknown,
+};
 use crate::pillion as wire;
 
 pub(super) fn route(route: wire::Route) -> Result<Route, Invalid> {
@@ -26,10 +26,9 @@ pub(super) fn route(route: wire::Route) -> Result<Route, Invalid> {
         None => return Err(unknown("action")),
     };
     let mirror = |mirror: wire::Mirror| {
-        let fraction = Fraction::from_parts_per_million(mirror.fraction);
         Ok(Mirror {
             target: required("target", mirror.target, target)?,
-            fraction: fraction.map_err(|invalid| invalid.within("fraction"))?,
+            fraction: fraction("fraction", mirror.fraction)?,
         })
     };
     Ok(Route {
@@ -41,7 +40,7 @@ pub(super) fn route(route: wire::Route) -> Result<Route, Invalid> {
         timeout: optional("timeout", route.timeout, duration)?,
         mirrors: list("mirrors", route.mirrors, mirror)?,
         cors: optional("cors", route.cors, cors)?,
-        resilience: RouteResilience::default(),
+        resilience: optional("resilience", route.resilience, resilience::route)?.unwrap_or_default(),
     })
 }
 
@@ -93,11 +92,11 @@ fn edits(field: &str, edits: Option<wire::Edits>) -> Result<Edits, Invalid> {
     Ok(optional(field, edits, decode)?.unwrap_or_default())
 }
 
-fn field(field: wire::Field) -> Result<Field, Invalid> {
+pub(super) fn field(field: wire::Field) -> Result<Field, Invalid> {
     Field::new(&field.name, &field.value)
 }
 
-fn names(field: &str, names: Vec<String>) -> Result<Vec<HeaderName>, Invalid> {
+pub(super) fn names(field: &str, names: Vec<String>) -> Result<Vec<HeaderName>, Invalid> {
     list(field, names, |name| pillion_policy::header::name(&name))
 }
 
@@ -108,7 +107,7 @@ fn forward(forward: wire::Forward) -> Result<Forward, Invalid> {
             weight: backend.weight,
             request_headers: edits("requestHeaders", backend.request_headers)?,
             response_headers: edits("responseHeaders", backend.response_headers)?,
-            authority: None,
+            authority: optional("authority", backend.authority, field)?,
         })
     };
     let backends = Backends::new(list("backends", forward.backends, backend)?);

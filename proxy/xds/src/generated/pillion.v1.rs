@@ -104,6 +104,8 @@ pub struct Cluster {
     pub warmup: ::core::option::Option<Warmup>,
     #[prost(message, optional, tag = "7")]
     pub pool: ::core::option::Option<ConnectionPool>,
+    #[prost(message, optional, tag = "8")]
+    pub resilience: ::core::option::Option<ClusterResilience>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RingHash {
@@ -200,6 +202,8 @@ pub struct Route {
     pub mirrors: ::prost::alloc::vec::Vec<Mirror>,
     #[prost(message, optional, tag = "10")]
     pub cors: ::core::option::Option<Cors>,
+    #[prost(message, optional, tag = "11")]
+    pub resilience: ::core::option::Option<RouteResilience>,
     #[prost(oneof = "route::Action", tags = "3, 4, 5")]
     pub action: ::core::option::Option<route::Action>,
 }
@@ -309,6 +313,8 @@ pub struct Backend {
     pub request_headers: ::core::option::Option<Edits>,
     #[prost(message, optional, tag = "4")]
     pub response_headers: ::core::option::Option<Edits>,
+    #[prost(message, optional, tag = "5")]
+    pub authority: ::core::option::Option<Field>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Target {
@@ -397,6 +403,254 @@ pub struct Cors {
     pub allow_credentials: bool,
     #[prost(bool, tag = "7")]
     pub forward_unmatched_preflights: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterResilience {
+    #[prost(message, optional, tag = "1")]
+    pub breaker: ::core::option::Option<CircuitBreaker>,
+    #[prost(message, optional, tag = "2")]
+    pub fallback: ::core::option::Option<Fallback>,
+    #[prost(message, optional, tag = "3")]
+    pub bulkhead: ::core::option::Option<Bulkhead>,
+    #[prost(message, optional, tag = "4")]
+    pub outlier: ::core::option::Option<OutlierDetection>,
+    #[prost(message, optional, tag = "5")]
+    pub budget: ::core::option::Option<RetryBudget>,
+    /// Absent is no limit.
+    #[prost(uint32, optional, tag = "6")]
+    pub max_retries: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteResilience {
+    #[prost(message, optional, tag = "1")]
+    pub retry: ::core::option::Option<Retry>,
+    #[prost(message, optional, tag = "2")]
+    pub breaker: ::core::option::Option<CircuitBreaker>,
+    #[prost(message, optional, tag = "3")]
+    pub fallback: ::core::option::Option<Fallback>,
+    #[prost(message, optional, tag = "4")]
+    pub rate_limit: ::core::option::Option<RateLimit>,
+    #[prost(message, optional, tag = "5")]
+    pub fault: ::core::option::Option<Fault>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retry {
+    #[prost(uint32, optional, tag = "1")]
+    pub attempts: ::core::option::Option<u32>,
+    /// The tokens users write; none is none.
+    #[prost(string, repeated, tag = "2")]
+    pub on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub statuses: ::prost::alloc::vec::Vec<u32>,
+    #[prost(string, repeated, tag = "4")]
+    pub headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "5")]
+    pub per_try_timeout: ::core::option::Option<
+        super::super::google::protobuf::Duration,
+    >,
+    #[prost(message, optional, tag = "6")]
+    pub backoff: ::core::option::Option<Backoff>,
+    #[prost(bool, tag = "7")]
+    pub non_idempotent: bool,
+    #[prost(bool, optional, tag = "8")]
+    pub avoid_previous: ::core::option::Option<bool>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Backoff {
+    #[prost(message, optional, tag = "1")]
+    pub base: ::core::option::Option<super::super::google::protobuf::Duration>,
+    #[prost(message, optional, tag = "2")]
+    pub max: ::core::option::Option<super::super::google::protobuf::Duration>,
+    #[prost(uint32, optional, tag = "3")]
+    pub multiplier_thousandths: ::core::option::Option<u32>,
+    #[prost(enumeration = "Jitter", tag = "4")]
+    pub jitter: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetryBudget {
+    #[prost(oneof = "retry_budget::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<retry_budget::Kind>,
+}
+/// Nested message and enum types in `RetryBudget`.
+pub mod retry_budget {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Rate(super::RateBudget),
+        #[prost(message, tag = "2")]
+        Concurrency(super::ConcurrencyBudget),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateBudget {
+    /// In parts per million.
+    #[prost(uint32, optional, tag = "1")]
+    pub share: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub min_per_second: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub interval: ::core::option::Option<super::super::google::protobuf::Duration>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConcurrencyBudget {
+    /// In parts per million.
+    #[prost(uint32, optional, tag = "1")]
+    pub share: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub min_concurrency: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub interval: ::core::option::Option<super::super::google::protobuf::Duration>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CircuitBreaker {
+    /// Absent is never.
+    #[prost(uint32, optional, tag = "1")]
+    pub consecutive_failures: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "2")]
+    pub error_rate: ::core::option::Option<ErrorRate>,
+    #[prost(message, optional, tag = "3")]
+    pub open_duration: ::core::option::Option<super::super::google::protobuf::Duration>,
+    #[prost(uint32, optional, tag = "4")]
+    pub success_threshold: ::core::option::Option<u32>,
+    #[prost(bool, tag = "5")]
+    pub count_rate_limited: bool,
+    #[prost(bool, tag = "6")]
+    pub count_unknown: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ErrorRate {
+    /// In parts per million.
+    #[prost(uint32, optional, tag = "1")]
+    pub threshold: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub minimum_requests: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "3")]
+    pub window: ::core::option::Option<super::super::google::protobuf::Duration>,
+    #[prost(uint32, optional, tag = "4")]
+    pub buckets: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Fallback {
+    #[prost(uint32, optional, tag = "1")]
+    pub status: ::core::option::Option<u32>,
+    #[prost(message, repeated, tag = "2")]
+    pub headers: ::prost::alloc::vec::Vec<Field>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: ::prost::bytes::Bytes,
+    #[prost(bool, tag = "4")]
+    pub on_failure: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Bulkhead {
+    #[prost(uint32, tag = "1")]
+    pub max_concurrent: u32,
+    #[prost(uint32, tag = "2")]
+    pub max_pending: u32,
+    #[prost(message, optional, tag = "3")]
+    pub queue_timeout: ::core::option::Option<super::super::google::protobuf::Duration>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutlierDetection {
+    #[prost(uint32, optional, tag = "1")]
+    pub consecutive_5xx: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub consecutive_gateway_errors: ::core::option::Option<u32>,
+    #[prost(bool, tag = "3")]
+    pub split_local_origin: bool,
+    #[prost(uint32, optional, tag = "4")]
+    pub consecutive_local_origin: ::core::option::Option<u32>,
+    #[prost(message, optional, tag = "5")]
+    pub failure_percentage: ::core::option::Option<FailurePercentage>,
+    #[prost(message, optional, tag = "6")]
+    pub interval: ::core::option::Option<super::super::google::protobuf::Duration>,
+    #[prost(message, optional, tag = "7")]
+    pub base_ejection_time: ::core::option::Option<
+        super::super::google::protobuf::Duration,
+    >,
+    #[prost(message, optional, tag = "8")]
+    pub max_ejection_time: ::core::option::Option<
+        super::super::google::protobuf::Duration,
+    >,
+    /// Absent is 10, but at least one endpoint.
+    #[prost(uint32, optional, tag = "9")]
+    pub max_ejection_percent: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "10")]
+    pub min_health_percent: ::core::option::Option<u32>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailurePercentage {
+    #[prost(uint32, optional, tag = "1")]
+    pub threshold: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "2")]
+    pub minimum_hosts: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    pub request_volume: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateLimit {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub requests: u32,
+    #[prost(message, optional, tag = "3")]
+    pub per: ::core::option::Option<super::super::google::protobuf::Duration>,
+    /// Absent is all requests together.
+    #[prost(message, optional, tag = "4")]
+    pub key: ::core::option::Option<RateLimitKey>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateLimitKey {
+    #[prost(oneof = "rate_limit_key::Key", tags = "1, 2, 3")]
+    pub key: ::core::option::Option<rate_limit_key::Key>,
+}
+/// Nested message and enum types in `RateLimitKey`.
+pub mod rate_limit_key {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Key {
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Peer(super::Peer),
+        #[prost(message, tag = "3")]
+        ClientAddress(super::ClientAddress),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientAddress {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fault {
+    #[prost(message, optional, tag = "1")]
+    pub delay: ::core::option::Option<Delay>,
+    #[prost(message, optional, tag = "2")]
+    pub abort: ::core::option::Option<Abort>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delay {
+    /// In parts per million.
+    #[prost(uint32, tag = "1")]
+    pub fraction: u32,
+    #[prost(message, optional, tag = "2")]
+    pub duration: ::core::option::Option<super::super::google::protobuf::Duration>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Abort {
+    /// In parts per million.
+    #[prost(uint32, tag = "1")]
+    pub fraction: u32,
+    #[prost(oneof = "abort::Status", tags = "2, 3")]
+    pub status: ::core::option::Option<abort::Status>,
+}
+/// Nested message and enum types in `Abort`.
+pub mod abort {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Status {
+        #[prost(uint32, tag = "2")]
+        Http(u32),
+        #[prost(uint32, tag = "3")]
+        Grpc(u32),
+    }
 }
 /// Detail of a refusal: which resource, and why.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -550,6 +804,35 @@ impl RedirectPort {
             "REDIRECT_PORT_SCHEME_DEFAULT" => Some(Self::SchemeDefault),
             "REDIRECT_PORT_REQUEST" => Some(Self::Request),
             "REDIRECT_PORT_NUMBER" => Some(Self::Number),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Jitter {
+    Full = 0,
+    Half = 1,
+    Above = 2,
+}
+impl Jitter {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Full => "JITTER_FULL",
+            Self::Half => "JITTER_HALF",
+            Self::Above => "JITTER_ABOVE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "JITTER_FULL" => Some(Self::Full),
+            "JITTER_HALF" => Some(Self::Half),
+            "JITTER_ABOVE" => Some(Self::Above),
             _ => None,
         }
     }
