@@ -4,6 +4,7 @@
 //! policy and endpoints change around it. Counters are process-wide atomics; connections belong to one worker and are
 //! kept in its [`pool::Pools`].
 
+pub mod breaker;
 pub mod cluster;
 pub mod endpoint;
 pub mod lb;
