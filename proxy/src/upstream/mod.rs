@@ -5,6 +5,7 @@
 //! kept in its [`pool::Pools`].
 
 pub mod breaker;
+pub mod budget;
 pub mod cluster;
 pub mod endpoint;
 pub mod lb;
