@@ -6,6 +6,7 @@
 
 pub mod breaker;
 pub mod budget;
+pub mod bulkhead;
 pub mod cluster;
 pub mod endpoint;
 pub mod lb;
