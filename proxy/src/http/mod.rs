@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod downstream;
 pub mod exchange;
 pub mod expect;
+pub mod fault;
 pub mod finish;
 pub mod hash;
 pub mod head;
