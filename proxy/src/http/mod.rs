@@ -16,6 +16,7 @@ pub mod finish;
 pub mod hash;
 pub mod head;
 pub mod headers;
+pub mod limits;
 pub mod mirror;
 pub mod respond;
 pub mod rewrite;
