@@ -199,8 +199,9 @@ impl Client {
                 let _ = reply.send(serde_json::to_value(resources).unwrap_or_default());
             }
             Query::Endpoints(reply) => {
-                let _ =
-                    reply.send(self.control.registry().iter().map(|upstream| upstream.describe()).collect());
+                let now = Instant::now();
+                let _ = reply
+                    .send(self.control.registry().iter().map(|upstream| upstream.describe(now)).collect());
             }
         }
     }

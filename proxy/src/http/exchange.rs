@@ -285,7 +285,7 @@ impl Exchange {
             deadline::forward(deadline, Instant::now(), request.headers_mut());
         }
         let worker = Rc::clone(&self.downstream.worker);
-        let in_flight = match worker.with_rng(|rng| upstream.admit(affinity.hash, start, rng)) {
+        let in_flight = match worker.with_rng(|rng| upstream.admit(affinity.hash, &[], start, rng)) {
             Ok(in_flight) => in_flight,
             Err(error) => return self.refuse(&error),
         };

@@ -127,7 +127,7 @@ async fn send(
     }
     let policy = &upstream.cluster().balancing.policy;
     let affinity = worker.with_rng(|rng| hash::affinity(policy, &request, peer, rng));
-    let Ok(in_flight) = worker.with_rng(|rng| upstream.admit(affinity.hash, now, rng)) else { return };
+    let Ok(in_flight) = worker.with_rng(|rng| upstream.admit(affinity.hash, &[], now, rng)) else { return };
     let exchange = async {
         let reply = attempt::send(&worker, &upstream, in_flight, request, http2, now).await.ok()?;
         let (mut body, mut hold) = (reply.response.into_body(), reply.hold);

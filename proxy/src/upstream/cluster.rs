@@ -1,7 +1,12 @@
 //! A cluster's policy joined with its living state.
 //!
-//! The state outlives changes of policy: limits keep counting what is under way, and endpoints keep their load. A
-//! permit is a guard; dropping it gives the place back, so a client that vanishes costs nothing.
+//! The state outlives changes of policy: limits keep counting what is under way, endpoints keep their load, and what
+//! outlier detection has learned stays while its own policy does. A permit is a guard; dropping it gives the place
+//! back, so a client that vanishes costs nothing.
+
+mod describe;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -9,11 +14,12 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use pillion_policy::{
-    cluster::{Cluster, Protocol},
+    cluster::{Cluster, LoadBalancer, Protocol},
     endpoint::EndpointSet,
 };
 use tokio::{
@@ -22,8 +28,11 @@ use tokio::{
 };
 
 use super::{
-    endpoint::LiveEndpoint,
-    set::{LiveSet, Member},
+    endpoint::{LiveEndpoint, Probe},
+    lb::Ask,
+    outcome::Outcome,
+    outlier::Outliers,
+    set::LiveSet,
 };
 use crate::{
     error::{Limit, ProxyError},
@@ -52,6 +61,8 @@ pub struct State {
     set: ArcSwap<LiveSet>,
     /// What the set was made from.
     discovered: ArcSwapOption<EndpointSet>,
+    /// Outlier detection, where policy asks for it.
+    outliers: ArcSwapOption<Outliers>,
     gauges: Arc<ClusterGauges>,
     requests: Arc<RequestStats>,
     /// What the limits compare with. Gauges may be shared by clusters that found no room among the metrics.
@@ -64,11 +75,16 @@ pub struct State {
     starving: AtomicU32,
 }
 
-/// A request under way.
+/// A request under way. Dropped without a report it says nothing about the endpoint.
 #[derive(Debug)]
 pub struct InFlight {
     state: Arc<State>,
     live: Arc<LiveEndpoint>,
+    /// What it finds out about the endpoint.
+    probe: Probe,
+    /// Whether balancing wants to know how long it takes.
+    is_timed: bool,
+    is_reported: bool,
 }
 
 /// A request waiting for a connection.
@@ -123,6 +139,7 @@ impl Upstream {
             source,
             set: ArcSwap::from_pointee(set),
             discovered: ArcSwapOption::empty(),
+            outliers: ArcSwapOption::empty(),
             gauges,
             requests,
             under_way: AtomicU32::new(0),
@@ -131,6 +148,7 @@ impl Upstream {
             freed: Notify::new(),
             starving: AtomicU32::new(0),
         };
+        state.watch(&cluster);
         let state = Arc::new(state);
         Self { cluster, serving: Arc::new(Serving(Arc::clone(&state))), state }
     }
@@ -148,16 +166,21 @@ impl Upstream {
         Self::with_set(cluster, set, source, gauges, requests)
     }
 
-    /// The same state under a new policy. The endpoints are sorted anew when balancing or subset have changed.
+    /// The same state under a new policy. The endpoints are sorted anew when balancing or subset have changed; all
+    /// that are ejected return when outlier detection has changed.
     #[must_use]
     pub fn with_policy(&self, cluster: Cluster) -> Self {
+        self.state.watch(&cluster);
         Self { cluster, state: Arc::clone(&self.state), serving: Arc::clone(&self.serving) }
     }
 
     /// Takes what discovery says; only the control task calls this.
     pub fn discover(&self, endpoints: &Arc<EndpointSet>, now: Instant) {
-        let next = LiveSet::next(&self.cluster, endpoints, &self.state.set.load(), now);
-        self.state.set.store(Arc::new(next));
+        let next = Arc::new(LiveSet::next(&self.cluster, endpoints, &self.state.set.load(), now));
+        self.state.set.store(Arc::clone(&next));
+        if let Some(outliers) = &*self.state.outliers.load() {
+            outliers.set_members(next.members(), now);
+        }
         self.state.discovered.store(Some(Arc::clone(endpoints)));
     }
 
@@ -181,28 +204,6 @@ impl Upstream {
         self.state.set.load_full()
     }
 
-    /// Its endpoints and load as JSON, for people.
-    pub fn describe(&self) -> serde_json::Value {
-        let endpoints = self.endpoints();
-        let describe = |member: &Member| {
-            serde_json::json!({
-                "address": member.live.address(),
-                "weight": member.endpoint.weight,
-                "health": member.endpoint.health,
-                "labels": member.endpoint.labels,
-                "requestsActive": member.live.active(),
-            })
-        };
-        serde_json::json!({
-            "cluster": self.cluster.name,
-            "known": endpoints.is_known(),
-            "endpoints": endpoints.members().iter().map(describe).collect::<Vec<_>>(),
-            "requestsActive": self.state.under_way.load(Ordering::Relaxed),
-            "requestsPending": self.state.waiting.load(Ordering::Relaxed),
-            "connections": self.state.connected.load(Ordering::Relaxed),
-        })
-    }
-
     /// Where finished requests are counted.
     pub fn requests(&self) -> &Arc<RequestStats> {
         &self.state.requests
@@ -217,24 +218,36 @@ impl Upstream {
         &self.state
     }
 
-    /// Picks an endpoint and counts the request in, or says which limit or lack forbids it.
+    /// Picks an endpoint and counts the request in, or says which limit or lack forbids it. `avoid` has the ids of
+    /// the endpoints the request has tried before.
     pub fn admit(
         &self,
         hash: Option<u64>,
+        avoid: &[u64],
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<InFlight, ProxyError> {
+        let outlier = self.cluster.resilience.outlier.as_ref();
+        let min_health_percent = outlier.map_or(0, |outlier| outlier.min_health_percent);
         let set = self.state.set.load();
-        let Some(Member { live, .. }) = set.pick(hash, now, rng) else {
+        let Some(picked) = set.pick(&Ask { hash, avoid, min_health_percent, now }, rng) else {
             return Err(ProxyError::NoHealthyEndpoint { cluster: Arc::clone(&self.state.name) });
         };
+        let live = &picked.member.live;
         let gauges = &self.state.gauges;
         if !take(&self.state.under_way, &gauges.requests_active, self.cluster.pool.max_requests) {
+            live.release(picked.probe);
             gauges.request_overflow.fetch_add(1, Ordering::Relaxed);
             return Err(self.overflow(Limit::MaxRequests));
         }
         live.enter();
-        Ok(InFlight { state: Arc::clone(&self.state), live: Arc::clone(live) })
+        Ok(InFlight {
+            state: Arc::clone(&self.state),
+            live: Arc::clone(live),
+            probe: picked.probe,
+            is_timed: self.cluster.balancing.policy == LoadBalancer::PeakEwma,
+            is_reported: false,
+        })
     }
 
     /// Takes a place among the requests waiting for a connection.
@@ -280,6 +293,21 @@ impl Upstream {
 }
 
 impl State {
+    /// Begins outlier detection as a policy asks for it. One with the same policy goes on.
+    fn watch(&self, cluster: &Cluster) {
+        let wanted = cluster.resilience.outlier;
+        let watching = self.outliers.load();
+        if watching.as_ref().map(|outliers| *outliers.policy()) == wanted {
+            return;
+        }
+        if let Some(outliers) = &*watching {
+            outliers.close();
+        }
+        self.outliers.store(wanted.map(|policy| {
+            Arc::new(Outliers::new(policy, self.set.load().members(), &self.name, &self.gauges))
+        }));
+    }
+
     /// Whether someone waits for a connection of this cluster to be given up.
     pub(super) fn is_starving(&self) -> bool {
         self.starving.load(Ordering::SeqCst) > 0
@@ -305,6 +333,30 @@ impl InFlight {
     pub fn live(&self) -> &Arc<LiveEndpoint> {
         &self.live
     }
+
+    /// Says how it ended, once: later reports change nothing.
+    pub fn report(&mut self, outcome: Outcome, now: Instant) {
+        if std::mem::replace(&mut self.is_reported, true) || outcome == Outcome::Cancelled {
+            return;
+        }
+        match outcome {
+            Outcome::Answered { .. } => self.live.reachable(),
+            Outcome::Unconnected | Outcome::TimedOut if self.probe.reach.is_some() => {
+                self.live.still_unreachable(now);
+            }
+            Outcome::Unconnected | Outcome::TimedOut | Outcome::Broken | Outcome::Cancelled => {}
+        }
+        if let Some(outliers) = &*self.state.outliers.load() {
+            outliers.report(&self.live, outcome, self.probe.ejection.is_some(), now);
+        }
+    }
+
+    /// Says how long the endpoint took to answer, for balancing by latency.
+    pub fn observe(&self, latency: Duration, now: Instant) {
+        if self.is_timed {
+            self.live.observe(latency, now);
+        }
+    }
 }
 
 impl Drop for Serving {
@@ -317,6 +369,7 @@ impl Drop for Serving {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.live.release(self.probe);
         self.live.leave();
         give_back(&self.state.under_way, &self.state.gauges.requests_active);
     }

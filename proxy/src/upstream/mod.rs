@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod endpoint;
 pub mod lb;
 pub mod outcome;
+mod outlier;
 pub mod pool;
 pub mod registry;
 pub mod set;

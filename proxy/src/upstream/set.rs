@@ -3,7 +3,14 @@
 //! A set is immutable. The control task builds the next one from discovery and swaps it in; requests only read.
 //! Endpoints that stay keep their [`LiveEndpoint`]. Draining endpoints take part only when nothing else is left.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use pillion_policy::{
     cluster::Cluster,
@@ -11,7 +18,10 @@ use pillion_policy::{
 };
 use tokio::time::Instant;
 
-use super::{endpoint::LiveEndpoint, lb::Balancer};
+use super::{
+    endpoint::{LiveEndpoint, Probe},
+    lb::{Ask, Balancer, Picked},
+};
 
 /// An endpoint with its weight in a set.
 #[derive(Debug)]
@@ -28,12 +38,19 @@ pub struct LiveSet {
     members: Box<[Member]>,
     known: bool,
     balancer: Balancer,
+    /// Shut gates of the endpoints of the cluster, some of which may have left the set.
+    impaired: Arc<AtomicU32>,
 }
 
 impl LiveSet {
     /// The set of a cluster whose endpoints have not been learned yet.
     pub fn unknown(cluster: &Cluster) -> Self {
-        Self { members: Box::default(), known: false, balancer: Balancer::new(&cluster.balancing, &[]) }
+        Self {
+            members: Box::default(),
+            known: false,
+            balancer: Balancer::new(&cluster.balancing, &[]),
+            impaired: Arc::default(),
+        }
     }
 
     /// The next set: the members of the cluster's subset among `endpoints`, reusing what `previous` has.
@@ -52,7 +69,7 @@ impl LiveSet {
             .map(|endpoint| Member {
                 live: match kept.remove(&endpoint.address) {
                     Some(live) => Arc::clone(live),
-                    None => Arc::new(LiveEndpoint::new(endpoint.address, joined)),
+                    None => Arc::new(LiveEndpoint::new(endpoint.address, joined, &previous.impaired)),
                 },
                 endpoint: endpoint.clone(),
             })
@@ -60,14 +77,16 @@ impl LiveSet {
         for live in kept.into_values() {
             live.retire();
         }
-        Self { balancer: Balancer::new(&cluster.balancing, &members), members, known: true }
+        let impaired = Arc::clone(&previous.impaired);
+        Self { balancer: Balancer::new(&cluster.balancing, &members), members, known: true, impaired }
     }
 
     /// A set of exactly one address.
     pub fn single(cluster: &Cluster, address: SocketAddr) -> Self {
-        let live = Arc::new(LiveEndpoint::new(address, None));
+        let impaired = Arc::default();
+        let live = Arc::new(LiveEndpoint::new(address, None, &impaired));
         let members: Box<[Member]> = Box::new([Member { live, endpoint: Endpoint::at(address) }]);
-        Self { balancer: Balancer::new(&cluster.balancing, &members), members, known: true }
+        Self { balancer: Balancer::new(&cluster.balancing, &members), members, known: true, impaired }
     }
 
     /// Whether discovery has answered; an unknown set is not an empty one.
@@ -80,8 +99,12 @@ impl LiveSet {
         &self.members
     }
 
-    /// Picks an endpoint; `None` when there is none.
-    pub fn pick(&self, hash: Option<u64>, now: Instant, rng: &mut fastrand::Rng) -> Option<&Member> {
-        self.balancer.pick(&self.members, hash, now, rng)
+    /// Picks an endpoint; `None` when there is none, or all are ejected.
+    pub(super) fn pick(&self, ask: &Ask<'_>, rng: &mut fastrand::Rng) -> Option<Picked<'_>> {
+        if ask.avoid.is_empty() && self.impaired.load(Ordering::Relaxed) == 0 {
+            let member = self.balancer.pick(&self.members, ask.hash, ask.now, rng)?;
+            return Some(Picked { member, probe: Probe::default() });
+        }
+        self.balancer.pick_impaired(&self.members, ask, rng)
     }
 }

@@ -1,8 +1,10 @@
 //! Which endpoint takes a request.
 //!
-//! Decisions are synchronous and take `now` and the random generator. All algorithms respect weights; least-request
-//! and round-robin also respect the warm-up window of an endpoint that has just joined (Envoy's slow start).
+//! Decisions are synchronous and take `now` and the random generator. All algorithms respect weights; all but random
+//! and ring hash also respect the warm-up window of an endpoint that has just joined or returned (Envoy's slow start).
+//! Endpoints are looked at one by one only while some of them are to be left alone (`impaired`).
 
+mod impaired;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -13,7 +15,7 @@ use pillion_policy::cluster::{Balancing, LoadBalancer, Warmup};
 use tokio::time::Instant;
 
 use self::ring::Ring;
-use super::set::Member;
+use super::{endpoint::Probe, set::Member};
 
 pub use self::ring::hash;
 
@@ -22,6 +24,27 @@ const MAX_SCHEDULE: u64 = 4096;
 
 /// How often a warming endpoint may be passed over in one pick.
 const WARMUP_TRIES: usize = 4;
+
+/// What a request asks of a balancer.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// Hash of its key, for the ring.
+    pub hash: Option<u64>,
+    /// Ids of the endpoints that it has tried before; another one is picked while there is one.
+    pub avoid: &'a [u64],
+    /// When fewer endpoints than this share, in percent, are healthy, ejections are ignored.
+    pub min_health_percent: u8,
+    /// The time.
+    pub now: Instant,
+}
+
+/// The member that was picked.
+#[derive(Debug)]
+pub(super) struct Picked<'a> {
+    pub(super) member: &'a Member,
+    /// What the request finds out about it.
+    pub(super) probe: Probe,
+}
 
 /// A load balancer with everything precomputed that a set of endpoints allows.
 #[derive(Debug)]
@@ -35,6 +58,7 @@ pub(super) struct Balancer {
 #[derive(Debug)]
 enum Algorithm {
     LeastRequest,
+    PeakEwma,
     RoundRobin { schedule: Box<[u32]>, next: AtomicUsize },
     Random,
     Ring(Ring),
@@ -44,7 +68,8 @@ impl Balancer {
     /// Prepares the algorithm for these members.
     pub(super) fn new(balancing: &Balancing, members: &[Member]) -> Self {
         let algorithm = match &balancing.policy {
-            LoadBalancer::LeastRequest | LoadBalancer::PeakEwma => Algorithm::LeastRequest,
+            LoadBalancer::LeastRequest => Algorithm::LeastRequest,
+            LoadBalancer::PeakEwma => Algorithm::PeakEwma,
             LoadBalancer::Random => Algorithm::Random,
             LoadBalancer::RoundRobin => {
                 Algorithm::RoundRobin { schedule: schedule(members), next: AtomicUsize::new(0) }
@@ -54,7 +79,7 @@ impl Balancer {
         Self { algorithm, warmup: balancing.warmup, cumulative: cumulative(members) }
     }
 
-    /// Picks one of the members the balancer was made for.
+    /// Picks one of the members the balancer was made for, all of which take requests.
     pub(super) fn pick<'a>(
         &self,
         members: &'a [Member],
@@ -66,7 +91,7 @@ impl Balancer {
             return members.first();
         }
         match &self.algorithm {
-            Algorithm::LeastRequest => self.least_request(members, now, rng),
+            Algorithm::LeastRequest | Algorithm::PeakEwma => self.two_choices(members, now, rng),
             Algorithm::RoundRobin { schedule, next } => self.warmed(now, rng, |_| {
                 let turn = next.fetch_add(1, Ordering::Relaxed);
                 match schedule.len() {
@@ -79,8 +104,8 @@ impl Balancer {
         }
     }
 
-    /// Power of two choices: of two random members, drawn by weight, the one with fewer requests.
-    fn least_request<'a>(
+    /// Power of two choices: of two random members, drawn by weight, the one with less to do.
+    fn two_choices<'a>(
         &self,
         members: &'a [Member],
         now: Instant,
@@ -99,8 +124,17 @@ impl Balancer {
                 return Some(first);
             }
         }
-        // The draws follow the weights already; at rest the first one stands.
-        Some(if second.live.active() < first.live.active() { second } else { first })
+        Some(self.better(first, second, now))
+    }
+
+    /// The one with fewer requests, or that promises the sooner answer. The draws follow the weights already; at rest
+    /// the first one stands.
+    fn better<'a>(&self, first: &'a Member, second: &'a Member, now: Instant) -> &'a Member {
+        let is_better = match self.algorithm {
+            Algorithm::PeakEwma => second.live.load(now) < first.live.load(now),
+            _ => second.live.active() < first.live.active(),
+        };
+        if is_better { second } else { first }
     }
 
     /// One member by weighted dice.

@@ -43,6 +43,13 @@ impl Ring {
         let next = self.0.partition_point(|(point, _)| *point < hash);
         self.0.get(next).or_else(|| self.0.first()).map(|(_, index)| *index as usize)
     }
+
+    /// The owner of `hash` and those who come after it, once around the ring.
+    pub(super) fn from(&self, hash: u64) -> impl Iterator<Item = usize> {
+        let next = self.0.partition_point(|(point, _)| *point < hash);
+        let (before, after) = self.0.split_at(next);
+        after.iter().chain(before).map(|(_, index)| *index as usize)
+    }
 }
 
 /// Hash of a key.

@@ -9,7 +9,13 @@ use pillion_policy::{
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::super::set::LiveSet;
+use super::{
+    super::{
+        endpoint::Probe,
+        set::{LiveSet, Member},
+    },
+    Ask,
+};
 
 fn cluster(policy: LoadBalancer, warmup: Option<Warmup>) -> Cluster {
     let mut cluster = Cluster::plain("shop.default:80".parse().unwrap(), Protocol::Http1);
@@ -33,11 +39,23 @@ fn ring() -> LoadBalancer {
     LoadBalancer::RingHash { key: HashKey::SourceIp, minimum_size: 1024 }
 }
 
+/// A pick from a set of endpoints none of which is impaired.
+fn pick<'a>(
+    set: &'a LiveSet,
+    hash: Option<u64>,
+    now: Instant,
+    rng: &mut fastrand::Rng,
+) -> Option<&'a Member> {
+    let picked = set.pick(&Ask { hash, avoid: &[], min_health_percent: 0, now }, rng)?;
+    assert!(picked.probe == Probe::default(), "nothing is to be found out");
+    Some(picked.member)
+}
+
 fn counts(set: &LiveSet, picks: usize, now: Instant) -> Vec<usize> {
     let mut rng = fastrand::Rng::with_seed(7);
     let mut counts: HashMap<SocketAddr, usize> = HashMap::new();
     for _ in 0..picks {
-        *counts.entry(set.pick(None, now, &mut rng).unwrap().live.address()).or_default() += 1;
+        *counts.entry(pick(set, None, now, &mut rng).unwrap().live.address()).or_default() += 1;
     }
     set.members().iter().map(|member| counts.get(&member.live.address()).copied().unwrap_or(0)).collect()
 }
@@ -50,7 +68,7 @@ fn round_robin_is_exact_and_smooth() {
     assert_eq!(counts(&weighted, 700, Instant::now()), [500, 100, 100]);
     let mut rng = fastrand::Rng::with_seed(1);
     let run: Vec<_> =
-        (0..7).map(|_| weighted.pick(None, Instant::now(), &mut rng).unwrap().live.address()).collect();
+        (0..7).map(|_| pick(&weighted, None, Instant::now(), &mut rng).unwrap().live.address()).collect();
     assert!(run.windows(4).any(|four| four.iter().any(|address| *address != run[0])), "turns are spread");
 }
 
@@ -87,10 +105,34 @@ fn least_request_avoids_the_busy_one() {
 }
 
 #[test]
+fn peak_ewma_avoids_the_slow_one() {
+    let set = set(&cluster(LoadBalancer::PeakEwma, None), &[1, 1]);
+    let now = Instant::now();
+    set.members()[0].live.observe(Duration::from_millis(100), now);
+    set.members()[1].live.observe(Duration::from_millis(5), now);
+    assert_eq!(counts(&set, 100, now), [0, 100]);
+    // Twenty times as fast, but with twenty times as much to do: the idle one answers sooner.
+    for _ in 0..20 {
+        set.members()[1].live.enter();
+    }
+    assert_eq!(counts(&set, 100, now), [100, 0]);
+}
+
+#[test]
+fn peak_ewma_gives_an_unknown_endpoint_one_request_at_a_time() {
+    let set = set(&cluster(LoadBalancer::PeakEwma, None), &[1, 1]);
+    let now = Instant::now();
+    set.members()[0].live.observe(Duration::from_millis(5), now);
+    assert_eq!(counts(&set, 100, now), [0, 100]);
+    set.members()[1].live.enter();
+    assert_eq!(counts(&set, 100, now), [100, 0]);
+}
+
+#[test]
 fn a_new_endpoint_warms_up() {
     let warmup =
         Warmup { duration: Duration::from_secs(10), minimum_percent: 10, aggression_thousandths: 1000 };
-    for policy in [LoadBalancer::RoundRobin, LoadBalancer::LeastRequest] {
+    for policy in [LoadBalancer::RoundRobin, LoadBalancer::LeastRequest, LoadBalancer::PeakEwma] {
         let cluster = cluster(policy, Some(warmup));
         let start = Instant::now();
         let first = LiveSet::next(&cluster, &endpoints(&[1, 1]), &LiveSet::unknown(&cluster), start);
@@ -106,7 +148,7 @@ fn a_new_endpoint_warms_up() {
 fn nothing_to_pick_from() {
     let cluster = cluster(ring(), None);
     let mut rng = fastrand::Rng::with_seed(1);
-    assert!(set(&cluster, &[]).pick(Some(1), Instant::now(), &mut rng).is_none());
+    assert!(pick(&set(&cluster, &[]), Some(1), Instant::now(), &mut rng).is_none());
 }
 
 proptest! {
@@ -119,8 +161,8 @@ proptest! {
         let now = Instant::now();
         let gone = all.members()[hosts - 1].live.address();
         for key in keys {
-            let before = all.pick(Some(key), now, &mut rng).unwrap().live.address();
-            let after = fewer.pick(Some(key), now, &mut rng).unwrap().live.address();
+            let before = pick(&all, Some(key), now, &mut rng).unwrap().live.address();
+            let after = pick(&fewer, Some(key), now, &mut rng).unwrap().live.address();
             prop_assert!(before == after || before == gone, "a key of a host that stayed has moved");
         }
     }
@@ -130,7 +172,7 @@ proptest! {
         for policy in [LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random, ring()] {
             let set = set(&cluster(policy, None), &weights);
             let mut rng = fastrand::Rng::with_seed(seed);
-            prop_assert!(set.pick(None, Instant::now(), &mut rng).is_some());
+            prop_assert!(pick(&set, None, Instant::now(), &mut rng).is_some());
         }
     }
 }

@@ -219,6 +219,10 @@ impl EndpointPool {
         let connected =
             socket::connect(endpoint, pool.connect_timeout, pool.keepalive.as_ref(), self.state.source())
                 .await;
+        match &connected {
+            Ok(_) => self.live.reachable(),
+            Err(error) => self.live.unreachable(&error.to_string().into(), Instant::now()),
+        }
         connected.map_err(|error| {
             self.state.gauges().connect_failures.fetch_add(1, Ordering::Relaxed);
             match error {
