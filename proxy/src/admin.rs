@@ -32,7 +32,8 @@ GET  /live                200 while the process runs
 GET  /ready               200 when configured and not draining, else 503 and the reason
 GET  /metrics             metrics in the text format of Prometheus
 GET  /config_dump         the configuration in force
-GET  /endpoints           the clusters and their endpoints
+GET  /endpoints           the clusters and their endpoints, with their health and why
+GET  /breakers            the circuit breakers, their state and why
 GET  /log_level           the filter of the log
 POST /log_level?level=L   another filter, as in debug or info,pillion_proxy=trace
 POST /drain               ask peers to leave; connections are still accepted
@@ -46,6 +47,8 @@ pub trait AdminSource: Send + Sync + 'static {
     fn config_dump(&self) -> impl Future<Output = serde_json::Value> + Send;
     /// The clusters and their endpoints.
     fn endpoints(&self) -> impl Future<Output = serde_json::Value> + Send;
+    /// The circuit breakers.
+    fn breakers(&self) -> impl Future<Output = serde_json::Value> + Send;
 }
 
 /// What the pages are made of.
@@ -112,6 +115,7 @@ impl<S: AdminSource> Admin<S> {
             }
             "/config_dump" if read => json(&self.source.config_dump().await),
             "/endpoints" if read => json(&self.source.endpoints().await),
+            "/breakers" if read => json(&self.source.breakers().await),
             "/log_level" if read || write => self.log_level(uri.query(), write),
             "/drain" if write => {
                 self.drain.begin();
@@ -119,7 +123,7 @@ impl<S: AdminSource> Admin<S> {
             }
             "/drain" => not_allowed("POST"),
             "/log_level" => not_allowed("GET, HEAD, POST"),
-            "/" | "/help" | "/live" | "/ready" | "/metrics" | "/config_dump" | "/endpoints" => {
+            "/" | "/help" | "/live" | "/ready" | "/metrics" | "/config_dump" | "/endpoints" | "/breakers" => {
                 not_allowed("GET, HEAD")
             }
             path => text(StatusCode::NOT_FOUND, format!("there is no page {path}; there are:\n{HELP}")),

@@ -27,6 +27,7 @@ use crate::{
         store,
     },
     inbound::Inbound,
+    kin::Kin,
     listener::{self, Acceptor},
     net::socket,
     outbound,
@@ -62,6 +63,7 @@ struct Shared {
     demands: Demands,
     access_log: AccessLog,
     metrics: Arc<Metrics>,
+    kin: Arc<Kin>,
     pressure: Arc<[Notify]>,
     seed: Seed,
 }
@@ -187,6 +189,7 @@ impl Shared {
             demands,
             access_log,
             metrics,
+            kin: Arc::default(),
             pressure: (0..config.workers()).map(|_| Notify::new()).collect(),
             seed: Seed::new(config.seed),
         }
@@ -230,7 +233,7 @@ impl Shared {
             Pools::new(connector),
             Arc::clone(&self.settings),
             self.demands.clone(),
-            (self.drain.clone(), self.access_log.clone(), Arc::clone(&self.metrics)),
+            (self.drain.clone(), self.access_log.clone(), Arc::clone(&self.metrics), Arc::clone(&self.kin)),
             self.seed.generator(index + 1),
         ));
         let face = Rc::new(Inbound::new(Rc::clone(&worker), app));
@@ -348,5 +351,9 @@ impl AdminSource for Facts {
 
     async fn endpoints(&self) -> serde_json::Value {
         self.ask(Query::Endpoints).await
+    }
+
+    async fn breakers(&self) -> serde_json::Value {
+        self.ask(Query::Breakers).await
     }
 }

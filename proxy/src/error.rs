@@ -385,6 +385,11 @@ impl ProxyError {
         }
     }
 
+    /// Whether it is certain that the application has not seen the request.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::ConnectFailed { .. } | Self::ConnectTimeout { .. } | Self::Draining)
+    }
+
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {

@@ -8,6 +8,7 @@ pub mod control;
 pub mod error;
 pub mod http;
 pub mod inbound;
+pub mod kin;
 pub mod limit;
 pub mod listener;
 pub mod net;

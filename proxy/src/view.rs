@@ -24,8 +24,9 @@ use rustc_hash::FxBuildHasher;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    limit::Limiter,
     telemetry::requests::RequestStats,
-    upstream::{Registry, Upstream},
+    upstream::{Guards, Registry, Upstream, breaker::Breaker},
 };
 
 /// Everything requests are decided by.
@@ -93,6 +94,10 @@ pub struct LiveRoute {
     pub backends: Box<[Option<Arc<Upstream>>]>,
     /// One for each mirror.
     pub mirrors: Box<[Option<Arc<Upstream>>]>,
+    /// The breaker before the rule.
+    pub breaker: Option<Arc<Breaker>>,
+    /// The rate limit of the rule.
+    pub limiter: Option<Arc<Limiter>>,
 }
 
 /// When a destination was last asked for, in seconds of the proxy's life. Kept over changes of its policy.
@@ -128,11 +133,11 @@ impl Destination {
     /// Joins a policy with the clusters it names.
     pub fn new(
         policy: Arc<ServicePolicy>,
-        registry: &Registry,
+        (registry, guards): (&Registry, &mut Guards),
         requests: Arc<RequestStats>,
         usage: Arc<Usage>,
     ) -> Self {
-        let routes = policy.routes().iter().map(|route| LiveRoute::new(route, registry)).collect();
+        let routes = policy.routes().iter().map(|route| LiveRoute::new(route, registry, guards)).collect();
         Self { policy, routes, requests, usage }
     }
 
@@ -168,7 +173,7 @@ impl Destination {
 }
 
 impl LiveRoute {
-    fn new(route: &Route, registry: &Registry) -> Self {
+    fn new(route: &Route, registry: &Registry, shared: &mut Guards) -> Self {
         let live = |target: &Target| match target {
             Target::Cluster(name) => registry.get(name).cloned(),
             Target::Missing(_) => None,
@@ -179,7 +184,14 @@ impl LiveRoute {
             }
             Action::Redirect(_) | Action::Respond(_) => Box::default(),
         };
-        Self { backends, mirrors: route.mirrors.iter().map(|mirror| live(&mirror.target)).collect() }
+        let resilience = &route.resilience;
+        let breaker = resilience.breaker.as_ref();
+        Self {
+            backends,
+            mirrors: route.mirrors.iter().map(|mirror| live(&mirror.target)).collect(),
+            breaker: breaker.map(|policy| shared.breaker(&route.name, policy)),
+            limiter: resilience.rate_limit.as_ref().map(|policy| shared.limiter(policy)),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use pillion_policy::{
 use tokio::sync::mpsc;
 
 use crate::{
+    kin::Kin,
     rt::drain::Drain,
     telemetry::{
         access_log::{AccessLog, Direction},
@@ -48,6 +49,8 @@ pub struct Worker {
     pub access_log: AccessLog,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is remembered of requests and the calls they cause, by all workers.
+    pub kin: Arc<Kin>,
     /// Copies for mirrors under way.
     pub mirroring: Cell<u32>,
     unmatched: [Arc<RequestStats>; 2],
@@ -96,7 +99,7 @@ impl Worker {
         pools: Pools,
         settings: Arc<Settings>,
         demands: Demands,
-        (drain, access_log, metrics): (Drain, AccessLog, Arc<Metrics>),
+        (drain, access_log, metrics, kin): (Drain, AccessLog, Arc<Metrics>, Arc<Kin>),
         rng: fastrand::Rng,
     ) -> Self {
         let labels = |reporter| Labels { reporter, ..Labels::default() };
@@ -111,6 +114,7 @@ impl Worker {
             demands,
             access_log,
             metrics,
+            kin,
             unmatched,
             mirroring: Cell::new(0),
             rng,

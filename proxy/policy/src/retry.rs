@@ -54,7 +54,7 @@ pub enum RetryOn {
     RetriableStatusCodes,
     /// The headers listed.
     RetriableHeaders,
-    /// 429 and responses marked as rate-limited, which are never repeated otherwise.
+    /// Responses with `x-envoy-ratelimited`, which are never repeated otherwise.
     RateLimited,
     /// gRPC status 1.
     Cancelled,
@@ -184,21 +184,39 @@ impl RetrySet {
     /// Nothing.
     pub const NONE: Self = Self(0);
     /// What certainly has not reached the application.
-    pub const SAFE: Self = Self(
-        1 << RetryOn::ConnectFailure as u8
-            | 1 << RetryOn::RefusedStream as u8
-            | 1 << RetryOn::ResetBeforeRequest as u8,
-    );
+    pub const SAFE: Self =
+        Self::of(&[RetryOn::ConnectFailure, RetryOn::RefusedStream, RetryOn::ResetBeforeRequest]);
 
     /// Whether it has `on`.
     pub fn has(self, on: RetryOn) -> bool {
         self.0 & 1 << on as u8 != 0
     }
 
+    /// Whether the two have a member in common.
+    pub fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// With `on` in it, too.
     #[must_use]
-    pub fn with(self, on: RetryOn) -> Self {
+    pub const fn with(self, on: RetryOn) -> Self {
         Self(self.0 | 1 << on as u8)
+    }
+
+    /// The set of those.
+    pub const fn of(all: &[RetryOn]) -> Self {
+        let mut set = Self::NONE;
+        let mut rest = all;
+        while let [first, others @ ..] = rest {
+            set = set.with(*first);
+            rest = others;
+        }
+        set
     }
 
     /// Its members, in the order of their numbers.
@@ -237,29 +255,38 @@ impl From<RetrySet> for Vec<String> {
 }
 
 impl Default for Retry {
-    /// What a rule without a policy does.
     fn default() -> Self {
-        Self {
-            attempts: 1,
-            on: RetrySet::SAFE,
-            statuses: Vec::new(),
-            headers: Vec::new(),
-            per_try_timeout: None,
-            backoff: Backoff::default(),
-            non_idempotent: false,
-            avoid_previous: true,
-        }
+        Self::SAFE
     }
+}
+
+impl Retry {
+    /// What a rule without a policy does: repeats once what certainly has not reached the application.
+    pub const SAFE: Self = Self {
+        attempts: 1,
+        on: RetrySet::SAFE,
+        statuses: Vec::new(),
+        headers: Vec::new(),
+        per_try_timeout: None,
+        backoff: Backoff::ENVOY,
+        non_idempotent: false,
+        avoid_previous: true,
+    };
+}
+
+impl Backoff {
+    /// Envoy's waits.
+    pub const ENVOY: Self = Self {
+        base: Duration::from_millis(25),
+        max: Duration::from_millis(250),
+        multiplier_thousandths: 2000,
+        jitter: Jitter::Full,
+    };
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            base: Duration::from_millis(25),
-            max: Duration::from_millis(250),
-            multiplier_thousandths: 2000,
-            jitter: Jitter::Full,
-        }
+        Self::ENVOY
     }
 }
 

@@ -21,6 +21,10 @@ impl AdminSource for Fake {
     async fn endpoints(&self) -> serde_json::Value {
         json!([{"cluster": "a"}])
     }
+
+    async fn breakers(&self) -> serde_json::Value {
+        json!([])
+    }
 }
 
 fn admin(missing: Option<&'static str>) -> Admin<Fake> {

@@ -48,6 +48,8 @@ pub enum Query {
     ConfigDump(oneshot::Sender<serde_json::Value>),
     /// All clusters and their endpoints, as JSON.
     Endpoints(oneshot::Sender<serde_json::Value>),
+    /// All circuit breakers, as JSON.
+    Breakers(oneshot::Sender<serde_json::Value>),
 }
 
 /// The control task: owner of the state, and of the stream while there is one.
@@ -202,6 +204,9 @@ impl Client {
                 let now = Instant::now();
                 let _ = reply
                     .send(self.control.registry().iter().map(|upstream| upstream.describe(now)).collect());
+            }
+            Query::Breakers(reply) => {
+                let _ = reply.send(self.control.breakers(Instant::now()));
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::{
         metrics::Metrics,
         requests::{Labels, Reporter},
     },
-    upstream::{Registry, Upstream},
+    upstream::{Guards, Registry, Upstream},
     view::{Destination, Entry, Usage, View, Views},
     worker::Demand,
 };
@@ -49,6 +49,7 @@ pub struct Control {
     idle: Duration,
     received: Snapshot,
     registry: Registry,
+    guards: Guards,
     hosts: FxHashMap<DestinationName, Host>,
     views: Arc<Views>,
     metrics: Arc<Metrics>,
@@ -85,6 +86,7 @@ impl Control {
             idle,
             received: Snapshot::default(),
             registry: Registry::default(),
+            guards: Guards::default(),
             hosts: FxHashMap::default(),
             views,
             metrics,
@@ -107,6 +109,12 @@ impl Control {
     /// The living clusters.
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Every breaker, of clusters and of rules, as JSON for people.
+    pub fn breakers(&self, now: Instant) -> serde_json::Value {
+        let of_clusters = self.registry.iter().filter_map(|upstream| upstream.breaker().cloned());
+        of_clusters.chain(self.guards.breakers()).map(|breaker| breaker.describe(now)).collect()
     }
 
     /// Starts from what an earlier process held, or from a file.
@@ -251,7 +259,8 @@ impl Control {
                         let stats =
                             self.metrics.request_stats(&labels(&self.workload, policy.service(), None));
                         let usage = Arc::clone(&host.usage);
-                        Arc::new(Destination::new(Arc::clone(policy), &self.registry, stats, usage))
+                        let live = (&self.registry, &mut self.guards);
+                        Arc::new(Destination::new(Arc::clone(policy), live, stats, usage))
                     }
                 };
                 host.live = Some(Arc::clone(&live));
@@ -260,6 +269,7 @@ impl Control {
                 view.insert(&name.host, name.port, Entry::Absent(Arc::clone(reason)));
             }
         }
+        self.guards.sweep();
         self.count();
         self.views.publish(view);
     }

@@ -1,9 +1,9 @@
 //! One try: a connection from the pool, the request on it, the head of the response or the reason there is none.
 //!
-//! A request is sent a second time only when it cannot have reached the application: the connection turned out to be
-//! closed before the request was written, or the peer says it has not looked at it. A reused connection that closes
-//! under a request without a body and with an idempotent method is the one further case (RFC 9110 §9.2.2): this is
-//! the race between a server that gives up an idle connection and a client that picks it up.
+//! Within a try another connection to the same endpoint is taken only when that cannot do harm: the request is untouched,
+//! or the peer was going away and says it has not looked at it. A reused connection that closes under a request without
+//! a body and with an idempotent method is the one further case (RFC 9110 §9.2.2): this is the race between a server
+//! that gives up an idle connection and a client that picks it up. All else is for [`super::tries`] to decide.
 
 use std::{
     net::SocketAddr,
@@ -19,12 +19,15 @@ use http::{Method, Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
 
+use super::{replay::Outgoing, tries::Admission};
 use crate::{
     body::Body,
     error::ProxyError,
     upstream::{
         Upstream,
-        cluster::InFlight,
+        bulkhead::Place,
+        endpoint::LiveEndpoint,
+        outcome::Outcome,
         pool::{H1Lease, H2Lease, Lease},
     },
     worker::Worker,
@@ -43,107 +46,163 @@ pub struct Reply {
 }
 
 /// What an exchange holds while it lasts. Dropped, it breaks the exchange off; [`Hold::complete`] ends it well.
+#[derive(Debug)]
 pub struct Hold {
+    line: Line,
+    admission: Admission,
+}
+
+/// The connection a response comes on.
+pub struct Line {
     lease: Lease,
     /// The request body, where it is still being sent while the response already comes.
     sending: Option<Sending>,
-    in_flight: InFlight,
 }
 
 type Sending = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A try that brought no response.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for one match on a rare path; a box would cost every send"
-)]
-enum Failed {
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: ProxyError,
+    /// How far it came.
+    pub progress: Progress,
+}
+
+/// How far a request has come that was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing of it was written.
+    Unsent,
+    /// The peer says that it has not looked at it.
+    Unprocessed,
+    /// It may have been carried out.
+    Sent,
+}
+
+/// Why a connection brought no response.
+enum Broken {
     /// The request is untouched: another connection may be tried.
-    Unsent(Request<Body>),
-    /// It is spent.
-    Spent(ProxyError),
+    Untouched(Request<Body>),
+    /// The peer was closing the connection: what cannot do harm may be sent on another.
+    Stale(ProxyError, Progress),
+    /// There is no point in another connection.
+    Failed(ProxyError, Progress),
 }
 
 impl Hold {
+    /// What keeps `line` and is accounted for by `admission`.
+    pub fn new(line: Line, admission: Admission) -> Self {
+        Self { line, admission }
+    }
+
     /// The response is complete: the connection can serve others.
-    pub fn complete(self) {
-        match self.lease {
-            Lease::H1(lease) => lease.finish(Instant::now()),
+    pub fn complete(self, outcome: Outcome) {
+        let now = Instant::now();
+        self.admission.report(outcome, now);
+        match self.line.lease {
+            Lease::H1(lease) => lease.finish(now),
             Lease::H2(_) => {}
         }
     }
 
+    /// The response will not be complete, and not because of the client: the connection is given up.
+    pub fn fail(self, outcome: Outcome) {
+        self.admission.report(outcome, Instant::now());
+    }
+
     /// The endpoint at the other end.
     pub fn endpoint(&self) -> SocketAddr {
-        self.in_flight.live().address()
+        self.admission.live().address()
+    }
+
+    /// Unique for the life of the process.
+    pub fn endpoint_id(&self) -> u64 {
+        self.admission.live().id()
+    }
+
+    /// The request's place in the bulkhead, to be kept for another try.
+    pub fn take_place(&mut self) -> Option<Place> {
+        self.admission.take_place()
     }
 
     /// Goes on sending the request body.
     pub fn poll_request(&mut self, cx: &mut Context<'_>) {
-        if let Some(sending) = &mut self.sending
+        if let Some(sending) = &mut self.line.sending
             && sending.as_mut().poll(cx).is_ready()
         {
-            self.sending = None;
+            self.line.sending = None;
         }
     }
 }
 
-impl std::fmt::Debug for Hold {
+impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hold").field("lease", &self.lease).finish_non_exhaustive()
+        f.debug_struct("Line").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
-/// Sends the request to the endpoint that admitted it.
+/// Sends the request to an endpoint.
 pub async fn send(
     worker: &Rc<Worker>,
     upstream: &Arc<Upstream>,
-    in_flight: InFlight,
-    mut request: Request<Body>,
+    live: &Arc<LiveEndpoint>,
+    outgoing: &mut Outgoing,
     http2: bool,
     now: Instant,
-) -> Result<Reply, ProxyError> {
-    let endpoint = in_flight.live().address();
+) -> Result<(Response<Body>, Line), Failed> {
+    let endpoint = live.address();
+    let mut last = (ProxyError::UpstreamClosed { endpoint }, Progress::Unsent);
     for _ in 0..MAX_STALE {
-        let lease = worker.pools.checkout(upstream, in_flight.live(), http2, now).await?;
+        let lease = match worker.pools.checkout(upstream, live, http2, now).await {
+            Ok(lease) => lease,
+            Err(error) => return Err(Failed { error, progress: Progress::Unsent }),
+        };
+        let Some(request) = outgoing.take() else { break };
+        let may_repeat = may_repeat(&request);
         let tried = match lease {
             Lease::H1(lease) => http1(lease, request, endpoint).await,
             Lease::H2(lease) => self::http2(lease, request, endpoint).await,
         };
         match tried {
-            Ok((response, lease, sending)) => {
-                return Ok(Reply { response, hold: Hold { lease, sending, in_flight } });
+            Ok(answer) => return Ok(answer),
+            Err(Broken::Untouched(request)) => outgoing.put_back(request),
+            Err(Broken::Stale(error, progress)) => {
+                last = (error, progress);
+                if progress == Progress::Sent && !may_repeat {
+                    break;
+                }
             }
-            Err(Failed::Unsent(again)) => request = again,
-            Err(Failed::Spent(error)) => return Err(error),
+            Err(Broken::Failed(error, progress)) => return Err(Failed { error, progress }),
         }
     }
-    Err(ProxyError::UpstreamClosed { endpoint })
+    let (error, progress) = last;
+    Err(Failed { error, progress })
 }
 
-type Tried = Result<(Response<Body>, Lease, Option<Sending>), Failed>;
+type Tried = Result<(Response<Body>, Line), Broken>;
 
 async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr) -> Tried {
-    let spare = (lease.is_reused() && may_repeat(&request)).then(|| copy_of_head(&request));
+    let is_reused = lease.is_reused();
     let Some(sender) = lease.sender() else {
-        return Err(Failed::Unsent(request));
+        return Err(Broken::Untouched(request));
     };
     match sender.try_send_request(request).await {
-        Ok(response) => Ok((response.map(Body::Incoming), Lease::H1(lease), None)),
+        Ok(response) => Ok((response.map(Body::Incoming), Line { lease: Lease::H1(lease), sending: None })),
         Err(mut error) => {
             if let Some(unsent) = error.take_message() {
                 lease.close_idle();
-                return Err(Failed::Unsent(unsent));
+                return Err(Broken::Untouched(unsent));
             }
             let error = error.into_error();
-            match spare {
-                Some(spare) if is_close(&error) => {
-                    // Its siblings have most likely been closed with it.
-                    lease.close_idle();
-                    Err(Failed::Unsent(spare))
-                }
-                Some(_) | None => Err(Failed::Spent(explain_h1(&error, endpoint))),
+            let explained = explain_h1(&error, endpoint);
+            if is_reused && is_close(&error) {
+                // Its siblings have most likely been closed with it.
+                lease.close_idle();
+                return Err(Broken::Stale(explained, Progress::Sent));
             }
+            Err(Broken::Failed(explained, Progress::Sent))
         }
     }
 }
@@ -151,20 +210,15 @@ async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr)
 async fn http2(lease: H2Lease, request: Request<Body>, endpoint: SocketAddr) -> Tried {
     let Ok(mut sender) = lease.sender().ready().await else {
         lease.close();
-        return Err(Failed::Unsent(request));
+        return Err(Broken::Untouched(request));
     };
     let (parts, body) = request.into_parts();
     let is_empty = body.is_end_stream();
-    let spare = is_empty.then(|| parts.clone());
-    let failed = |error: h2::Error, spare: Option<http::request::Parts>| match spare {
-        Some(parts) if is_unprocessed(&error) => Failed::Unsent(Request::from_parts(parts, Body::Empty)),
-        Some(_) | None => Failed::Spent(explain_h2(&error, endpoint)),
-    };
     let (response, stream) = match sender.send_request(Request::from_parts(parts, ()), is_empty) {
         Ok(sent) => sent,
         Err(error) => {
             lease.close();
-            return Err(failed(error, spare));
+            return Err(broken_h2(&error, endpoint));
         }
     };
     let mut sending: Option<Sending> = if is_empty { None } else { Some(Box::pin(pump(body, stream))) };
@@ -179,12 +233,12 @@ async fn http2(lease: H2Lease, request: Request<Body>, endpoint: SocketAddr) -> 
     })
     .await;
     match response {
-        Ok(response) => Ok((response.map(Body::Stream), Lease::H2(lease), sending)),
+        Ok(response) => Ok((response.map(Body::Stream), Line { lease: Lease::H2(lease), sending })),
         Err(error) => {
             if error.is_go_away() || error.is_io() {
                 lease.close();
             }
-            Err(failed(error, spare))
+            Err(broken_h2(&error, endpoint))
         }
     }
 }
@@ -254,15 +308,6 @@ fn may_repeat(request: &Request<Body>) -> bool {
     idempotent && request.body().is_end_stream()
 }
 
-fn copy_of_head(request: &Request<Body>) -> Request<Body> {
-    let mut copy = Request::new(Body::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy
-}
-
 /// Whether the connection ended without a byte of a response.
 fn is_close(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_connection_loss(error)
@@ -289,10 +334,15 @@ fn explain_h1(error: &hyper::Error, endpoint: SocketAddr) -> ProxyError {
     ProxyError::UpstreamClosed { endpoint }
 }
 
-/// Whether the peer says that it has not looked at the request (RFC 9113 §8.7).
-fn is_unprocessed(error: &h2::Error) -> bool {
-    (error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
-        || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
+/// A peer that goes away says which streams it has not looked at, and one that refuses a stream has not looked at that
+/// (RFC 9113 §8.7). Only the first is a matter of the connection.
+fn broken_h2(error: &h2::Error, endpoint: SocketAddr) -> Broken {
+    let explained = explain_h2(error, endpoint);
+    if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) {
+        return Broken::Stale(explained, Progress::Unprocessed);
+    }
+    let refused = error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    Broken::Failed(explained, if refused { Progress::Unprocessed } else { Progress::Sent })
 }
 
 fn explain_h2(error: &h2::Error, endpoint: SocketAddr) -> ProxyError {

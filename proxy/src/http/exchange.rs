@@ -5,49 +5,68 @@
 //!    destination, or [`Exchange::direct`] with the one cluster there is.
 //! 3. [`Exchange::decide`] is synchronous: cross-origin rules, the first matching rule, then redirect, respond or
 //!    forward; for the last: edits, rewrites, copies for mirrors, and one cluster by weight.
-//! 4. [`Exchange::forward`] fixes the deadline, picks an endpoint under the cluster's limits and tries it.
-//! 5. [`Exchange::pass_on`] edits the response and hands its body to [`super::finish`], which watches it to the end.
+//! 4. [`Exchange::forward`] fixes the deadline and has [`super::tries`] pick an endpoint under the cluster's limits, send
+//!    the request, and send it again where that is asked for and does no harm.
+//! 5. The way back is in [`super::reply`]: the response is edited and its body handed to [`super::finish`], which
+//!    watches it to the end.
 //!
 //! Whatever fails becomes a [`ProxyError`] and is explained by [`Exchange::refuse`]; nothing else says no.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::TRANSFER_ENCODING};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use pillion_policy::route::{Action, Backend, Cors, Forward, Route, Target};
+use pillion_policy::{
+    retry::Retry,
+    route::{Action, Backend, Forward, Route, Target},
+};
 use tokio::time::Instant;
 
 use super::{
-    attempt::{self, Hold, Reply},
-    cors,
-    deadline::{self, Deadline},
+    attempt::Reply,
+    cors, deadline,
     downstream::Downstream,
     expect::{self, Gate},
-    finish::{Finish, Watched},
+    fault,
+    finish::Finish,
     hash::{self, Affinity},
     head::{self, Asked},
     headers::{self, REQUEST_ID},
-    mirror, respond, rewrite, route, upgrade,
+    limits::{self, Allowance},
+    mirror,
+    replay::Outgoing,
+    reply::{After, edit_response},
+    respond, retry, rewrite, route,
+    tries::{self, Tries},
 };
 use crate::{
     body::Body,
     error::{Flag, ProxyError},
+    kin::Fact,
     rt::rng,
-    upstream::{Upstream, cluster::InFlight},
+    telemetry::access_log::Direction,
+    upstream::Upstream,
     view::Destination,
 };
 
 /// One request on its walk.
 #[derive(Debug)]
 pub struct Exchange {
-    downstream: Rc<Downstream>,
-    finish: Finish,
+    pub(super) downstream: Rc<Downstream>,
+    pub(super) finish: Finish,
     asked: Option<Asked>,
-    http2: bool,
+    pub(super) http2: bool,
     version: Version,
-    is_head: bool,
+    pub(super) is_head: bool,
+    /// What the policy makes it wait before it goes on.
+    delay: Option<Duration>,
+    /// What a rate limit has left for the client.
+    pub(super) allowance: Option<Box<Allowance>>,
 }
+
+/// What rules without a policy of their own do about failed tries.
+static SAFE: Retry = Retry::SAFE;
 
 /// What is to be done with a request.
 #[expect(
@@ -70,25 +89,6 @@ struct Plan {
     after: After,
 }
 
-/// What happens to the response: which rule and backend it belongs to.
-#[derive(Default)]
-struct After {
-    destination: Option<(Arc<Destination>, usize, usize)>,
-    origin: Option<HeaderValue>,
-}
-
-impl After {
-    fn route(&self) -> Option<(&Route, Option<&Backend>)> {
-        let (destination, route, backend) = self.destination.as_ref()?;
-        let route = destination.policy().routes().get(*route)?;
-        let backend = match &route.action {
-            Action::Forward(forward) => forward.backends.all().get(*backend),
-            Action::Redirect(_) | Action::Respond(_) => None,
-        };
-        Some((route, backend))
-    }
-}
-
 impl Exchange {
     /// Opens the account of a request, and brings the request into one form. A request that no proxy should pass on
     /// is answered here.
@@ -109,6 +109,10 @@ impl Exchange {
         };
         let mut finish = Finish::new(request, Rc::clone(&downstream), &id, Instant::now());
         finish.request_bytes = request.body().size_hint().exact().unwrap_or(0);
+        if downstream.direction == Direction::Inbound && tries::is_marked(request.headers()) {
+            let second = worker.views.second(finish.start);
+            worker.kin.note(Fact::Repeated, &finish.story, second);
+        }
         let version = request.version();
         let is_head = *request.method() == Method::HEAD;
         let http2 = version == Version::HTTP_2;
@@ -122,9 +126,20 @@ impl Exchange {
             head::normalize(request)
         };
         match normalized {
-            Ok(asked) => Ok(Self { downstream, finish, asked, http2, version, is_head }),
+            Ok(asked) => {
+                Ok(Self { downstream, finish, asked, http2, version, is_head, delay: None, allowance: None })
+            }
             Err(error) => {
-                let exchange = Self { downstream, finish, asked: None, http2, version, is_head };
+                let exchange = Self {
+                    downstream,
+                    finish,
+                    asked: None,
+                    http2,
+                    version,
+                    is_head,
+                    delay: None,
+                    allowance: None,
+                };
                 Err(exchange.refuse(&error))
             }
         }
@@ -147,7 +162,12 @@ impl Exchange {
         request: Request<Incoming>,
     ) -> Response<Body> {
         self.finish.stats = Some(Arc::clone(destination.requests()));
-        match self.decide(&destination, request) {
+        let decided = self.decide(&destination, request);
+        if let Some(delay) = self.delay {
+            self.finish.flag = Flag::Di;
+            tokio::time::sleep(delay).await;
+        }
+        match decided {
             Ok(Decision::Answer(response)) => self.answer(response),
             Ok(Decision::Forward(plan)) => self.forward(plan).await,
             Err(error) => self.refuse(&error),
@@ -165,18 +185,6 @@ impl Exchange {
         }
     }
 
-    /// Says no.
-    pub fn refuse(mut self, error: &ProxyError) -> Response<Body> {
-        self.finish.failed(error);
-        if self.finish.stats.is_none() {
-            let unmatched = self.downstream.worker.unmatched(self.downstream.direction);
-            self.finish.stats = Some(Arc::clone(unmatched));
-        }
-        let response = respond::error(error, self.finish.grpc);
-        self.finish.grpc_status = headers::grpc_status(response.headers());
-        self.answer(response)
-    }
-
     fn decide(
         &mut self,
         destination: &Arc<Destination>,
@@ -188,6 +196,10 @@ impl Exchange {
         };
         let rule = found.route;
         self.finish.note(|record| record.route = Some(Arc::clone(&rule.name)));
+        self.allowance = self.limit(&found, &request)?;
+        let injected;
+        (self.delay, injected) = self.inject(rule);
+        injected?;
         let mut origin = None;
         if let Some(policy) = &rule.cors {
             match cors::judge(policy, &request) {
@@ -211,6 +223,44 @@ impl Exchange {
                 self.plan(destination, &found, forward, request, origin).map(Decision::Forward)
             }
         }
+    }
+
+    /// Asks the rule's rate limit.
+    fn limit(
+        &self,
+        found: &route::Found<'_>,
+        request: &Request<Incoming>,
+    ) -> Result<Option<Box<Allowance>>, ProxyError> {
+        let Some(limiter) = &found.live.limiter else { return Ok(None) };
+        let peer = self.downstream.peer.ip();
+        let asked = limits::ask(limiter, request.headers(), peer, self.finish.start);
+        if asked.is_err() {
+            self.downstream.worker.metrics.proxy.rate_limited.inc();
+        }
+        asked.map(|allowance| Some(Box::new(allowance)))
+    }
+
+    /// Throws the dice of failures the rule wants: a wait, then an answer in place of the application's.
+    fn inject(&self, rule: &Route) -> (Option<Duration>, Result<(), ProxyError>) {
+        let fault = &rule.resilience.fault;
+        if fault.delay.is_none() && fault.abort.is_none() {
+            return (None, Ok(()));
+        }
+        let worker = &self.downstream.worker;
+        let injected = worker.with_rng(|rng| fault::decide(fault, rng));
+        // A request that would be over before the wait is answered when it is over.
+        let delay = injected.delay.map(|delay| rule.timeout.map_or(delay, |timeout| delay.min(timeout)));
+        if delay.is_some() {
+            worker.metrics.proxy.faults_delayed.inc();
+        }
+        let aborted = match injected.abort {
+            None => Ok(()),
+            Some(status) => {
+                worker.metrics.proxy.faults_aborted.inc();
+                Err(ProxyError::Injected(status))
+            }
+        };
+        (delay, aborted)
     }
 
     /// Turns the request into the one that leaves: cluster, edits, path, authority, copies.
@@ -246,7 +296,8 @@ impl Exchange {
         let index = destination.policy().routes().iter().position(|route| std::ptr::eq(route, found.route));
         let after =
             After { destination: index.map(|index| (Arc::clone(destination), index, chosen)), origin };
-        let authority = self.authority(forward.authority.as_ref().map(|field| &field.value));
+        let rewritten = backend.and_then(|backend| backend.authority.as_ref()).or(forward.authority.as_ref());
+        let authority = self.authority(rewritten.map(|field| &field.value));
         let plan = self.prepare(&mut request, upstream, after, &authority)?;
         mirror::copy(&self.downstream, found, &mut request, &authority);
         Ok(plan(request))
@@ -262,6 +313,10 @@ impl Exchange {
     ) -> Result<impl FnOnce(Request<Body>) -> Plan + use<>, ProxyError> {
         let upgrades = self.version == Version::HTTP_11 && headers::asks_for_upgrade(request.headers());
         headers::strip_hop_by_hop(request.headers_mut(), upgrades);
+        if self.downstream.direction == Direction::Outbound {
+            // What counts is whether this hop tries again; an application may have copied what it was told.
+            tries::unmark(request.headers_mut());
+        }
         let http2 = !upgrades && upstream.wants_http2(self.http2, self.finish.grpc);
         let balancer = &upstream.cluster().balancing.policy;
         let peer = self.downstream.peer.ip();
@@ -275,29 +330,33 @@ impl Exchange {
         })
     }
 
-    /// Tries an endpoint, within the time the rule gives.
+    /// Tries endpoints, within the time the rule gives.
     async fn forward(mut self, plan: Plan) -> Response<Body> {
         let Plan { upstream, mut request, http2, affinity, gate, upgrade, after } = plan;
-        let start = self.finish.start;
-        let rule = after.route().and_then(|(route, _)| route.timeout);
-        let deadline = deadline::fix(start, rule, self.finish.grpc, request.headers());
+        let rule = after.route().map(|(route, _)| route);
+        let timeout = rule.and_then(|route| route.timeout);
+        let deadline = deadline::fix(self.finish.start, timeout, self.finish.grpc, request.headers());
         if let Some(deadline) = deadline {
             deadline::forward(deadline, Instant::now(), request.headers_mut());
         }
+        let asked = rule.and_then(|route| route.resilience.retry.as_ref());
+        let tries = Tries {
+            upstream: &upstream,
+            breaker: after.live().and_then(|live| live.breaker.as_ref()),
+            policy: asked.unwrap_or(&SAFE),
+            http2,
+            hash: affinity.hash,
+            idempotent: retry::is_idempotent(request.method(), request.headers()),
+            deadline,
+        };
+        let is_single = gate.is_some() || upgrade.is_some();
+        let mut outgoing = if !is_single && (asked.is_some() || http2 || request.body().is_end_stream()) {
+            Outgoing::repeatable(request)
+        } else {
+            Outgoing::once(request)
+        };
         let worker = Rc::clone(&self.downstream.worker);
-        let in_flight = match worker.with_rng(|rng| upstream.admit(affinity.hash, &[], start, rng)) {
-            Ok(in_flight) => in_flight,
-            Err(error) => return self.refuse(&error),
-        };
-        self.note_endpoint(&in_flight);
-        let attempt = attempt::send(&worker, &upstream, in_flight, request, http2, start);
-        let tried = match deadline {
-            None => attempt.await,
-            Some(Deadline { at, limit }) => match tokio::time::timeout_at(at, attempt).await {
-                Ok(tried) => tried,
-                Err(_) => Err(ProxyError::Timeout { after: limit }),
-            },
-        };
+        let tried = tries.run(&worker, &mut outgoing, &mut self.finish).await;
         // A response means that the request is judged: a body still held back is not wanted.
         if let Some(gate) = &gate {
             gate.answer();
@@ -308,93 +367,8 @@ impl Exchange {
                 self.switch(response, hold, upgrade, &after)
             }
             Ok(Reply { response, hold }) => self.pass_on(response, hold, &after, affinity.cookie, deadline),
-            Err(error) => self.refuse(&error),
+            Err(error) => self.give_up(&error, &upstream, &after),
         }
-    }
-
-    /// Hands a response on.
-    fn pass_on(
-        mut self,
-        mut response: Response<Body>,
-        hold: Hold,
-        after: &After,
-        cookie: Option<HeaderValue>,
-        deadline: Option<Deadline>,
-    ) -> Response<Body> {
-        let start = self.finish.start;
-        self.finish.note(|record| record.first_byte = Some(start.elapsed()));
-        let headers = response.headers_mut();
-        if headers.contains_key(TRANSFER_ENCODING) && !headers::is_only_chunked(headers) {
-            let reason = "it has a transfer coding other than chunked".into();
-            return self.refuse(&ProxyError::UpstreamProtocol { endpoint: hold.endpoint(), reason });
-        }
-        headers::strip_hop_by_hop(headers, false);
-        if self.finish.grpc {
-            self.finish.grpc_status = headers::grpc_status(headers);
-        }
-        if let Some((route, backend)) = after.route() {
-            edit_response(headers, route, backend, after.origin.as_ref());
-        }
-        if let Some(cookie) = cookie {
-            headers.append(http::header::SET_COOKIE, cookie);
-        }
-        self.seal(&mut response);
-        let (parts, body) = response.into_parts();
-        Response::from_parts(
-            parts,
-            Watched::wrap(body, self.finish, Some(hold), deadline.map(|deadline| deadline.at)),
-        )
-    }
-
-    /// Hands the connection over to the protocol both ends have agreed on.
-    fn switch(
-        mut self,
-        mut response: Response<Body>,
-        hold: Hold,
-        upgrade: Option<OnUpgrade>,
-        after: &After,
-    ) -> Response<Body> {
-        let Some(client) = upgrade else {
-            let endpoint = hold.endpoint();
-            let reason = "it switched protocols unasked".into();
-            return self.refuse(&ProxyError::UpstreamProtocol { endpoint, reason });
-        };
-        let server = hyper::upgrade::on(&mut response);
-        headers::strip_hop_by_hop(response.headers_mut(), true);
-        if let Some((route, backend)) = after.route() {
-            edit_response(response.headers_mut(), route, backend, after.origin.as_ref());
-        }
-        self.finish.status = response.status().as_u16();
-        upgrade::splice(&self.downstream.worker, client, server, self.finish, hold);
-        response.map(|_| Body::Empty)
-    }
-
-    /// Sends an answer of the proxy's own.
-    fn answer(mut self, mut response: Response<Body>) -> Response<Body> {
-        self.seal(&mut response);
-        if self.is_head {
-            return response.map(|_| Body::Empty);
-        }
-        self.finish.response_bytes = response.body().size_hint().exact().unwrap_or(0);
-        response
-    }
-
-    /// What every response gets: its status in the account, a version, and a farewell while draining.
-    fn seal(&mut self, response: &mut Response<Body>) {
-        self.finish.status = response.status().as_u16();
-        if self.http2 {
-            *response.version_mut() = Version::HTTP_2;
-            return;
-        }
-        *response.version_mut() = Version::HTTP_11;
-        if self.downstream.worker.drain.is_draining() || self.finish.flag == Flag::Dpe {
-            response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-        }
-    }
-
-    fn note_endpoint(&mut self, in_flight: &InFlight) {
-        let address = in_flight.live().address();
-        self.finish.note(|record| record.upstream = Some(address));
     }
 
     /// The authority the request leaves with.
@@ -411,22 +385,6 @@ impl Exchange {
     fn port(&self) -> u16 {
         let written = self.asked.as_ref().and_then(Asked::port);
         written.or(self.downstream.original.map(|original| original.port())).unwrap_or(80)
-    }
-}
-
-/// Edits of the rule, then of the backend, then what a page may read.
-fn edit_response(
-    headers: &mut http::HeaderMap,
-    route: &Route,
-    backend: Option<&Backend>,
-    origin: Option<&HeaderValue>,
-) {
-    route.response_headers.apply(headers);
-    if let Some(backend) = backend {
-        backend.response_headers.apply(headers);
-    }
-    if let (Some(cors), Some(origin)) = (route.cors.as_ref() as Option<&Cors>, origin) {
-        cors::mark(cors, origin, headers);
     }
 }
 

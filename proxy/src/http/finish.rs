@@ -19,8 +19,10 @@ use super::{attempt::Hold, downstream::Downstream, expect::Gate, headers};
 use crate::{
     body::{Body, BodyError},
     error::Flag,
+    kin::Story,
     rt::clock,
-    telemetry::{Outcome, Record, RequestStats},
+    telemetry::{self, Record, RequestStats},
+    upstream::outcome::Outcome,
 };
 
 /// The account of an exchange.
@@ -42,6 +44,10 @@ pub struct Finish {
     pub response_bytes: u64,
     /// Where it is counted: the cluster, once one is chosen.
     pub stats: Option<Arc<RequestStats>>,
+    /// How often the request was sent again.
+    pub repeated: u32,
+    /// What ties it to the calls it belongs to.
+    pub story: Story,
     /// Before a request body that waits for the upstream to ask for it.
     pub gate: Option<Arc<Gate>>,
     /// The log line, filled as the exchange goes on; absent when nothing is logged.
@@ -70,6 +76,8 @@ impl Finish {
             request_bytes: 0,
             response_bytes: 0,
             stats: None,
+            repeated: 0,
+            story: Story::of(request.headers()),
             gate: None,
             log,
         }
@@ -110,7 +118,7 @@ impl Drop for Finish {
         if self.status == 0 && self.flag == Flag::None {
             self.flag = Flag::Dc;
         }
-        let outcome = Outcome {
+        let outcome = telemetry::Outcome {
             status: self.status,
             flag: self.flag,
             grpc: self.grpc,
@@ -123,6 +131,7 @@ impl Drop for Finish {
             stats.record(&outcome);
         }
         if let Some(mut record) = self.log.take() {
+            record.repeated = self.repeated;
             record.finish(&outcome);
             self.downstream.worker.access_log.push(*record);
         }
@@ -157,7 +166,10 @@ impl Watched {
 
     fn complete(&mut self) {
         if let Some(hold) = self.hold.take() {
-            hold.complete();
+            hold.complete(Outcome::Answered {
+                status: self.finish.status,
+                grpc_status: self.finish.grpc_status,
+            });
         }
     }
 
@@ -171,9 +183,11 @@ impl Watched {
         }
     }
 
-    fn break_off(&mut self, flag: Flag) {
+    fn break_off(&mut self, flag: Flag, outcome: Outcome) {
         self.finish.flag = flag;
-        self.hold = None;
+        if let Some(hold) = self.hold.take() {
+            hold.fail(outcome);
+        }
     }
 }
 
@@ -198,13 +212,15 @@ impl http_body::Body for Watched {
                 }
             }
             Poll::Ready(None) => this.complete(),
-            Poll::Ready(Some(Err(BodyError::Stream(error)))) if error.is_reset() => this.break_off(Flag::Ur),
-            Poll::Ready(Some(Err(_))) => this.break_off(Flag::Uc),
+            Poll::Ready(Some(Err(BodyError::Stream(error)))) if error.is_reset() => {
+                this.break_off(Flag::Ur, Outcome::Broken);
+            }
+            Poll::Ready(Some(Err(_))) => this.break_off(Flag::Uc, Outcome::Broken),
             Poll::Pending => {
                 if let Some(deadline) = &mut this.deadline
                     && deadline.as_mut().poll(cx).is_ready()
                 {
-                    this.break_off(Flag::Ut);
+                    this.break_off(Flag::Ut, Outcome::TimedOut);
                     return Poll::Ready(Some(Err(BodyError::Timeout)));
                 }
             }

@@ -4,21 +4,70 @@
 //! that clients of today read; `RateLimit-Policy` says over which time the limit holds. Times are whole seconds, rounded
 //! up, so that who comes back then is not too early; `Retry-After` is at least one.
 
-use std::time::Duration;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
-use pillion_policy::resilience::RateLimit;
+use pillion_policy::resilience::{RateLimit, RateLimitKey};
+use tokio::time::Instant;
 
-use crate::error::ProxyError;
+use crate::{
+    error::ProxyError,
+    limit::{Decision, Limiter},
+};
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Tells who was let through how much of his budget is left.
-pub fn allowed(limit: &RateLimit, remaining: u32, reset: Duration, headers: &mut HeaderMap) {
-    budget(limit.requests, limit.per, remaining, reset, headers);
+/// Takes a request from the budget of whom it counts for.
+pub fn ask(
+    limiter: &Arc<Limiter>,
+    headers: &HeaderMap,
+    peer: IpAddr,
+    now: Instant,
+) -> Result<Allowance, ProxyError> {
+    match limiter.check(key(limiter, headers, peer), now) {
+        Decision::Allowed { remaining, reset } => {
+            Ok(Allowance { limiter: Arc::clone(limiter), remaining, reset })
+        }
+        Decision::Limited { retry_after, reset } => Err(limiter.refusal(retry_after, reset)),
+    }
+}
+
+/// Whom a limit counts a request for; `None` where it counts all together.
+fn key(limiter: &Limiter, headers: &HeaderMap, peer: IpAddr) -> Option<u64> {
+    match limiter.policy().key.as_ref()? {
+        RateLimitKey::Header(name) => Some(limiter.hash(headers.get(name).map(HeaderValue::as_bytes))),
+        RateLimitKey::Peer => Some(limiter.hash(peer)),
+        RateLimitKey::ClientAddress => Some(limiter.hash(client(headers).unwrap_or(peer))),
+    }
+}
+
+/// The first address of `X-Forwarded-For`: that of the client, as the first proxy has seen it.
+fn client(headers: &HeaderMap) -> Option<IpAddr> {
+    let first = headers.get(FORWARDED_FOR)?.to_str().ok()?.split(',').next()?.trim();
+    first.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// What a limit has left for a client.
+#[derive(Debug)]
+pub struct Allowance {
+    /// The limit.
+    pub limiter: Arc<Limiter>,
+    /// Requests it lets through at once.
+    pub remaining: u32,
+    /// How long until all are earned anew.
+    pub reset: Duration,
+}
+
+impl Allowance {
+    /// Tells the client.
+    pub fn tell(&self, headers: &mut HeaderMap) {
+        let RateLimit { requests, per, .. } = self.limiter.policy();
+        budget(*requests, *per, self.remaining, self.reset, headers);
+    }
 }
 
 /// Tells who was refused when to come back, where the refusal has an end that is known.
@@ -66,7 +115,8 @@ mod tests {
     fn those_let_through_know_what_is_left() {
         let limit = RateLimit { name: "a".into(), requests: 100, per: Duration::from_secs(900), key: None };
         let mut headers = HeaderMap::new();
-        allowed(&limit, 99, Duration::from_secs(9), &mut headers);
+        let limiter = Arc::new(Limiter::new(&limit));
+        Allowance { limiter, remaining: 99, reset: Duration::from_secs(9) }.tell(&mut headers);
         let expected = [
             ("ratelimit-limit", "100"),
             ("ratelimit-policy", "100;w=900"),

@@ -18,11 +18,19 @@ use http::{HeaderValue, Request};
 use http_body::{Frame, SizeHint};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{attempt, downstream::Downstream, hash, head, headers, route::Found};
+use super::{
+    attempt::{self, Hold},
+    classify,
+    downstream::Downstream,
+    hash, head, headers,
+    replay::Outgoing,
+    route::Found,
+    tries::Admission,
+};
 use crate::{
     body::{Body, BodyError},
     rt::task,
-    upstream::Upstream,
+    upstream::{Upstream, outcome::Outcome},
     worker::Worker,
 };
 
@@ -129,8 +137,19 @@ async fn send(
     let affinity = worker.with_rng(|rng| hash::affinity(policy, &request, peer, rng));
     let Ok(in_flight) = worker.with_rng(|rng| upstream.admit(affinity.hash, &[], now, rng)) else { return };
     let exchange = async {
-        let reply = attempt::send(&worker, &upstream, in_flight, request, http2, now).await.ok()?;
-        let (mut body, mut hold) = (reply.response.into_body(), reply.hold);
+        let admission = Admission::plain(in_flight);
+        let live = Arc::clone(admission.live());
+        let mut outgoing = Outgoing::once(request);
+        let (response, line) = match attempt::send(&worker, &upstream, &live, &mut outgoing, http2, now).await
+        {
+            Ok(answer) => answer,
+            Err(failed) => {
+                admission.report(classify::outcome(&failed.error), Instant::now());
+                return None;
+            }
+        };
+        let status = response.status().as_u16();
+        let (mut body, mut hold) = (response.into_body(), Hold::new(line, admission));
         while let Some(frame) = std::future::poll_fn(|cx| {
             hold.poll_request(cx);
             http_body::Body::poll_frame(Pin::new(&mut body), cx)
@@ -139,7 +158,7 @@ async fn send(
         {
             frame.ok()?;
         }
-        hold.complete();
+        hold.complete(Outcome::Answered { status, grpc_status: None });
         Some(())
     };
     if !matches!(tokio::time::timeout(PATIENCE, exchange).await, Ok(Some(()))) {

@@ -6,6 +6,7 @@
 //! watches the response to its end.
 
 pub mod attempt;
+pub mod classify;
 pub mod cors;
 pub mod deadline;
 pub mod downstream;
@@ -18,8 +19,12 @@ pub mod head;
 pub mod headers;
 pub mod limits;
 pub mod mirror;
+pub mod replay;
+pub mod reply;
 pub mod respond;
+pub mod retry;
 pub mod rewrite;
 pub mod route;
 pub mod serve;
+pub mod tries;
 pub mod upgrade;

@@ -5,25 +5,64 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE, LOCATION},
 };
-use pillion_policy::route::DirectResponse;
+use pillion_policy::{header::Field, resilience::Fallback, route::DirectResponse};
 
+use super::{
+    classify::{OVERLOADED, RATE_LIMITED},
+    limits,
+};
 use crate::{body::Body, error::ProxyError};
 
 /// Names the flag and the cause on every response that is an error of ours.
 pub const ERROR: HeaderName = HeaderName::from_static("x-pillion-error");
 
+const TRUE: HeaderValue = HeaderValue::from_static("true");
+
 /// Explains an error.
 pub fn error(error: &ProxyError, grpc: bool) -> Response<Body> {
     let cause = error.to_string();
     let mut response = if grpc { grpc_error(error, &cause) } else { http_error(error, &cause) };
-    let marked = format!("{}; {}", error.flag().as_str(), printable(&cause));
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(marked)) {
-        response.headers_mut().insert(ERROR, value);
+    mark(response.headers_mut(), error, &cause);
+    match error {
+        ProxyError::Overflow { .. } | ProxyError::DiscoveryOverflow | ProxyError::BreakerOpen { .. } => {
+            response.headers_mut().insert(OVERLOADED, TRUE);
+        }
+        ProxyError::RateLimited { .. } => {
+            response.headers_mut().insert(RATE_LIMITED, TRUE);
+        }
+        _ => {}
     }
+    limits::refused(error, response.headers_mut());
     response
+}
+
+/// The fallback that stands in for an error.
+pub fn fallback(fallback: &Fallback, error: &ProxyError) -> Response<Body> {
+    let mut response = Response::new(Body::full(Bytes::copy_from_slice(&fallback.body)));
+    // The model admits nothing outside 200 to 599.
+    *response.status_mut() = StatusCode::from_u16(fallback.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    *response.headers_mut() = fields(&fallback.headers);
+    mark(response.headers_mut(), error, &error.to_string());
+    response
+}
+
+/// Fields as a header map.
+pub fn fields(fields: &[Field]) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(fields.len() + 1);
+    for field in fields {
+        headers.append(field.name.clone(), field.value.clone());
+    }
+    headers
+}
+
+fn mark(headers: &mut HeaderMap, error: &ProxyError, cause: &str) {
+    let marked = format!("{}; {}", error.flag().as_str(), printable(cause));
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(marked)) {
+        headers.insert(ERROR, value);
+    }
 }
 
 fn http_error(error: &ProxyError, cause: &str) -> Response<Body> {

@@ -19,7 +19,7 @@ use crate::{
 const CONNECTION: usize = 4096;
 
 /// Bytes of the future of a request, which hyper keeps a place for on every HTTP/1 connection.
-const REQUEST: usize = 6144;
+const REQUEST: usize = 6400;
 
 fn worker() -> Rc<Worker> {
     let settings = Settings {
@@ -31,7 +31,7 @@ fn worker() -> Rc<Worker> {
     };
     let connector =
         Connector { max_header_bytes: 65536, max_headers: 256, pressure: Arc::new([Notify::new()]) };
-    let shared = (Drain::new(), AccessLog::disabled(), Metrics::new());
+    let shared = (Drain::new(), AccessLog::disabled(), Metrics::new(), Arc::default());
     Rc::new(Worker::new(
         Arc::new(Views::new(Instant::now())),
         Pools::new(connector),

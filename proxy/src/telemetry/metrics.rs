@@ -92,6 +92,12 @@ pub struct ProxyStats {
     pub holds_timed_out: Counter,
     /// Connections whose client did not say in time what it speaks.
     pub detection_timeouts: Counter,
+    /// Requests a rate limit has refused.
+    pub rate_limited: Counter,
+    /// Requests delayed because the policy wants that.
+    pub faults_delayed: Counter,
+    /// Requests answered with a failure because the policy wants that.
+    pub faults_aborted: Counter,
     /// Lines of the access log that were lost.
     pub access_log_dropped: Counter,
 }
@@ -294,6 +300,9 @@ impl ProxyStats {
                 "Clients that did not speak first.",
                 &self.detection_timeouts,
             ),
+            ("pillion_rate_limited_total", "Requests a rate limit has refused.", &self.rate_limited),
+            ("pillion_faults_delayed_total", "Requests delayed by policy.", &self.faults_delayed),
+            ("pillion_faults_aborted_total", "Requests failed by policy.", &self.faults_aborted),
             ("pillion_access_log_dropped_total", "Access log lines lost.", &self.access_log_dropped),
         ] {
             text.single(name, "counter", help, value.get());

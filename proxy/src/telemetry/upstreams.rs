@@ -34,8 +34,6 @@ pub struct ClusterGauges {
     pub retries_exhausted: AtomicU64,
     /// Repetitions the retry budget denied.
     pub retries_denied: AtomicU64,
-    /// Repetitions under way.
-    pub retries_active: AtomicU64,
     /// 0 closed, 1 half-open, 2 open.
     pub breaker_state: AtomicU64,
     /// How often the breaker has opened.
@@ -69,7 +67,7 @@ pub(super) struct Column {
 }
 
 /// All figures of a cluster; a counter's name ends in `_total`.
-pub(super) const COLUMNS: [Column; 25] = [
+pub(super) const COLUMNS: [Column; 24] = [
     column("pillion_upstream_connections_active", "Connections open now.", |c| &c.connections_active),
     column("pillion_upstream_connections_opened_total", "Connections made.", |c| &c.connections_opened),
     column("pillion_upstream_connections_closed_total", "Connections that ended.", |c| &c.connections_closed),
@@ -99,7 +97,6 @@ pub(super) const COLUMNS: [Column; 25] = [
     column("pillion_upstream_retry_budget_denied_total", "Repetitions the retry budget has denied.", |c| {
         &c.retries_denied
     }),
-    column("pillion_upstream_retries_active", "Repetitions under way.", |c| &c.retries_active),
     column("pillion_breaker_state", "0 closed, 1 half-open, 2 open.", |c| &c.breaker_state),
     column("pillion_breaker_opened_total", "How often the breaker has opened.", |c| &c.breaker_opened),
     column("pillion_breaker_closed_total", "How often the breaker has closed again.", |c| &c.breaker_closed),
@@ -145,7 +142,6 @@ impl ClusterGauges {
             retry_successes: AtomicU64::default(),
             retries_exhausted: AtomicU64::default(),
             retries_denied: AtomicU64::default(),
-            retries_active: AtomicU64::default(),
             breaker_state: AtomicU64::default(),
             breaker_opened: AtomicU64::default(),
             breaker_closed: AtomicU64::default(),

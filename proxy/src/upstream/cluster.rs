@@ -28,10 +28,14 @@ use tokio::{
 };
 
 use super::{
+    breaker::Breaker,
+    budget::Budget,
+    bulkhead::Bulkhead,
     endpoint::{LiveEndpoint, Probe},
     lb::Ask,
     outcome::Outcome,
     outlier::Outliers,
+    protection::Protection,
     set::LiveSet,
 };
 use crate::{
@@ -44,6 +48,7 @@ use crate::{
 pub struct Upstream {
     cluster: Cluster,
     state: Arc<State>,
+    protection: Protection,
     /// One for all policies the cluster has had.
     serving: Arc<Serving>,
 }
@@ -148,9 +153,10 @@ impl Upstream {
             freed: Notify::new(),
             starving: AtomicU32::new(0),
         };
+        let protection = Protection::new(&cluster.resilience, None, &state.name, &state.gauges);
         state.watch(&cluster);
         let state = Arc::new(state);
-        Self { cluster, serving: Arc::new(Serving(Arc::clone(&state))), state }
+        Self { cluster, protection, serving: Arc::new(Serving(Arc::clone(&state))), state }
     }
 
     /// A cluster of exactly one address: the application beside the proxy, or an original destination. `source` is
@@ -170,8 +176,11 @@ impl Upstream {
     /// that are ejected return when outlier detection has changed.
     #[must_use]
     pub fn with_policy(&self, cluster: Cluster) -> Self {
-        self.state.watch(&cluster);
-        Self { cluster, state: Arc::clone(&self.state), serving: Arc::clone(&self.serving) }
+        let state = &self.state;
+        let protection =
+            Protection::new(&cluster.resilience, Some(&self.protection), &state.name, &state.gauges);
+        state.watch(&cluster);
+        Self { cluster, protection, state: Arc::clone(state), serving: Arc::clone(&self.serving) }
     }
 
     /// Takes what discovery says; only the control task calls this.
@@ -212,6 +221,26 @@ impl Upstream {
     /// Its gauges.
     pub fn gauges(&self) -> &ClusterGauges {
         &self.state.gauges
+    }
+
+    /// The breaker before it.
+    pub fn breaker(&self) -> Option<&Arc<Breaker>> {
+        self.protection.breaker.as_ref()
+    }
+
+    /// What limits the requests under way.
+    pub fn bulkhead(&self) -> Option<&Arc<Bulkhead>> {
+        self.protection.bulkhead.as_ref()
+    }
+
+    /// What limits repetitions.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.protection.budget
+    }
+
+    /// Requests under way.
+    pub fn under_way(&self) -> u32 {
+        self.state.under_way.load(Ordering::Relaxed)
     }
 
     pub(super) fn state(&self) -> &Arc<State> {
@@ -278,7 +307,7 @@ impl Upstream {
     }
 
     /// The answer to a request that met `limit`.
-    pub(super) fn overflow(&self, limit: Limit) -> ProxyError {
+    pub fn overflow(&self, limit: Limit) -> ProxyError {
         ProxyError::Overflow { cluster: Arc::clone(&self.state.name), limit }
     }
 

@@ -9,12 +9,15 @@ pub mod budget;
 pub mod bulkhead;
 pub mod cluster;
 pub mod endpoint;
+pub mod guards;
 pub mod lb;
 pub mod outcome;
 mod outlier;
 pub mod pool;
+pub mod protection;
 pub mod registry;
 pub mod set;
 
 pub use cluster::Upstream;
+pub use guards::Guards;
 pub use registry::Registry;

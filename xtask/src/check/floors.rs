@@ -22,7 +22,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (6, &["view"]),
     (5, &["upstream"]),
     (4, &["tls", "listener"]),
-    (3, &["body", "net", "telemetry", "limit"]),
+    (3, &["body", "net", "telemetry", "limit", "kin"]),
     (2, &["error"]),
     (1, &["rt", "config"]),
 ];

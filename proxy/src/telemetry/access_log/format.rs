@@ -24,6 +24,10 @@ struct Json<'a> {
     flags: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_retried: Option<&'static str>,
     route: Option<&'a str>,
     cluster: Option<&'a str>,
     upstream: Option<SocketAddr>,
@@ -37,6 +41,11 @@ struct Json<'a> {
     connect_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_ms: Option<f64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -66,6 +75,8 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
         status: outcome.status,
         grpc_status: outcome.grpc_status,
         flags: outcome.flag.as_str(),
+        retries: record.repeated,
+        not_retried: record.not_retried,
         cause: record.cause.as_deref(),
         route: record.route.as_deref(),
         cluster: record.cluster.as_deref(),
@@ -110,6 +121,8 @@ fn text(record: &Record) -> String {
     field("authority", record.authority());
     field("route", record.route.as_deref());
     field("cluster", record.cluster.as_deref());
+    field("retries", (record.repeated > 0).then(|| record.repeated.to_string()).as_deref());
+    field("not_retried", record.not_retried);
     field("upstream", record.upstream.map(|upstream| upstream.to_string()).as_deref());
     field("peer", record.downstream_peer.map(|peer| peer.to_string()).as_deref());
     field("id", request_id.as_deref());

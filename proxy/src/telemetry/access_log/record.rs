@@ -55,6 +55,10 @@ pub struct Record {
     pub cluster: Option<Arc<str>>,
     /// The endpoint it went to.
     pub upstream: Option<SocketAddr>,
+    /// How often it was sent again.
+    pub repeated: u32,
+    /// Why a failed request was not sent again.
+    pub not_retried: Option<&'static str>,
     /// Why, in words, where the proxy made the answer.
     pub cause: Option<Box<str>>,
     /// Time it waited for a connection.
@@ -81,6 +85,8 @@ impl Default for Record {
             route: None,
             cluster: None,
             upstream: None,
+            repeated: 0,
+            not_retried: None,
             cause: None,
             queued: None,
             connecting: None,

@@ -1,0 +1,229 @@
+//! A request that may have to be sent more than once.
+//!
+//! As long as nothing has been written, the request itself is put back. After that it can be made again when its head
+//! was kept and its body has not outgrown the replay buffer. What has been read of the body is shared by reference
+//! among the tries; the rest is read on by the latest try alone, so an earlier one that is still being wound up can
+//! neither steal from it nor send twice.
+
+use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, request::Parts};
+use http_body::{Body as _, Frame, SizeHint};
+
+use crate::body::{Body, BodyError};
+
+/// The most of a body that is kept for another try (Linkerd's figure). A longer one is sent once.
+pub const MAX_REPLAY: usize = 64 << 10;
+
+/// A request on its way out.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Untouched, as long as no try has taken it.
+    ready: Option<Request<Body>>,
+    spare: Option<Spare>,
+}
+
+/// What a request is made from again.
+#[derive(Debug)]
+struct Spare {
+    head: Parts,
+    /// Absent where the request has no body.
+    body: Option<Rc<RefCell<Kept>>>,
+}
+
+/// A body and what has been read of it.
+#[derive(Debug)]
+struct Kept {
+    source: Body,
+    /// What was read, while it is within the limit.
+    read: Vec<Bytes>,
+    bytes: usize,
+    trailers: Option<HeaderMap>,
+    is_complete: bool,
+    /// More was read than may be kept: there can be no further try.
+    is_over: bool,
+    /// Which try may read on.
+    latest: u32,
+}
+
+/// The body of one try.
+struct Replay {
+    kept: Rc<RefCell<Kept>>,
+    number: u32,
+    next: usize,
+    has_ended: bool,
+}
+
+impl Outgoing {
+    /// A request that is sent once, unless it comes back untouched.
+    pub fn once(request: Request<Body>) -> Self {
+        Self { ready: Some(request), spare: None }
+    }
+
+    /// A request that is kept for further tries, if its body allows that.
+    pub fn repeatable(request: Request<Body>) -> Self {
+        let size = request.body().size_hint();
+        if size.lower() > MAX_REPLAY as u64 {
+            return Self::once(request);
+        }
+        let (head, source) = request.into_parts();
+        let body = (!source.is_end_stream()).then(|| {
+            Rc::new(RefCell::new(Kept {
+                source,
+                read: Vec::new(),
+                bytes: 0,
+                trailers: None,
+                is_complete: false,
+                is_over: false,
+                latest: 0,
+            }))
+        });
+        Self { ready: None, spare: Some(Spare { head, body }) }
+    }
+
+    /// The request for the next try; `None` when it cannot be sent again.
+    pub fn take(&mut self) -> Option<Request<Body>> {
+        self.ready.take().or_else(|| self.spare.as_ref()?.again())
+    }
+
+    /// Takes back a request of which nothing was sent.
+    pub fn put_back(&mut self, request: Request<Body>) {
+        self.ready = Some(request);
+    }
+
+    /// Whether there can be another try.
+    pub fn is_repeatable(&self) -> bool {
+        self.ready.is_some()
+            || self
+                .spare
+                .as_ref()
+                .is_some_and(|spare| spare.body.as_ref().is_none_or(|kept| !kept.borrow().is_over))
+    }
+
+    /// Whether all of the body has been read, so that what was kept is the whole request.
+    pub fn is_complete(&self) -> bool {
+        self.spare
+            .as_ref()
+            .is_some_and(|spare| spare.body.as_ref().is_none_or(|kept| kept.borrow().is_complete))
+    }
+
+    /// Whether there is no body to be lost.
+    pub fn is_bodyless(&self) -> bool {
+        self.spare.as_ref().is_some_and(|spare| spare.body.is_none())
+    }
+
+    /// The head of the next try, where it is at hand.
+    pub fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
+        match (&mut self.ready, &mut self.spare) {
+            (Some(request), _) => Some(request.headers_mut()),
+            (None, Some(spare)) => Some(&mut spare.head.headers),
+            (None, None) => None,
+        }
+    }
+}
+
+impl Spare {
+    fn again(&self) -> Option<Request<Body>> {
+        let body = match &self.body {
+            None => Body::Empty,
+            Some(kept) => {
+                let mut state = kept.borrow_mut();
+                if state.is_over {
+                    return None;
+                }
+                state.latest += 1;
+                let replay =
+                    Replay { kept: Rc::clone(kept), number: state.latest, next: 0, has_ended: false };
+                drop(state);
+                Body::boxed(replay)
+            }
+        };
+        Some(Request::from_parts(self.head.clone(), body))
+    }
+}
+
+impl Kept {
+    /// Keeps what the latest try has read.
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.bytes += data.len();
+            if self.bytes > MAX_REPLAY {
+                self.is_over = true;
+                self.read = Vec::new();
+            } else {
+                self.read.push(data.clone());
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.trailers = Some(trailers.clone());
+            self.is_complete = true;
+        }
+        self.is_complete |= self.source.is_end_stream();
+    }
+}
+
+impl http_body::Body for Replay {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut kept = this.kept.borrow_mut();
+        if kept.latest != this.number {
+            return Poll::Ready(Some(Err(BodyError::Unwanted)));
+        }
+        if this.has_ended {
+            return Poll::Ready(None);
+        }
+        if let Some(data) = kept.read.get(this.next) {
+            this.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        if kept.is_complete {
+            this.has_ended = true;
+            return Poll::Ready(kept.trailers.clone().map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let polled = ready!(Pin::new(&mut kept.source).poll_frame(cx));
+        match &polled {
+            Some(Ok(frame)) => {
+                kept.keep(frame);
+                this.next = kept.read.len();
+                this.has_ended = frame.is_trailers();
+            }
+            Some(Err(_)) => kept.is_over = true,
+            None => kept.is_complete = true,
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let kept = self.kept.borrow();
+        self.has_ended || (kept.is_complete && kept.trailers.is_none() && self.next >= kept.read.len())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let kept = self.kept.borrow();
+        let replayed: u64 = kept.read.iter().skip(self.next).map(|data| data.len() as u64).sum();
+        if kept.is_complete {
+            return SizeHint::with_exact(replayed);
+        }
+        let rest = kept.source.size_hint();
+        let mut hint = SizeHint::new();
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + replayed);
+        }
+        hint.set_lower(rest.lower() + replayed);
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests;
