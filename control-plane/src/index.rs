@@ -12,7 +12,8 @@ use rustc_hash::FxHashMap;
 use crate::{
     naming::{HostPattern, Naming},
     object::{
-        DestinationRule, Event, Key, Kind, Object, PodFacts, Service, SliceOfService, Stored, VirtualService,
+        DestinationRule, Event, Key, Kind, Object, PodFacts, ResiliencePolicy, Service, ServicePort,
+        SliceOfService, Stored, VirtualService,
     },
 };
 
@@ -35,6 +36,8 @@ enum Facet {
     Host(Kind, Hostname),
     /// Rules of this kind for hosts by suffix.
     Wildcard(Kind),
+    /// Policies for the object of this kind, namespace and name.
+    PolicyFor(Kind, Label, Label),
 }
 
 /// Every object in force.
@@ -55,6 +58,19 @@ pub(crate) struct Found<'a> {
     /// Fully qualified.
     pub(crate) host: Hostname,
     pub(crate) service: &'a Service,
+}
+
+impl<'a> Found<'a> {
+    /// The port of that number.
+    pub(crate) fn port(&self, number: u16) -> Option<&'a ServicePort> {
+        self.service.ports.iter().find(|port| port.port == number)
+    }
+
+    /// The names by which rules may call the service.
+    pub(crate) fn names(&self) -> Vec<Hostname> {
+        let short = Hostname::new(&format!("{}.{}", self.name, self.namespace));
+        [self.host.clone()].into_iter().chain(short.ok()).collect()
+    }
 }
 
 impl Index {
@@ -235,6 +251,33 @@ impl Index {
             .collect()
     }
 
+    /// The policies for an object or for parts of it, oldest first.
+    pub(crate) fn policies(
+        &self,
+        kind: Kind,
+        namespace: &Label,
+        name: &Label,
+    ) -> Vec<(&Stored, &ResiliencePolicy)> {
+        let found = self.stored(&Facet::PolicyFor(kind, namespace.clone(), name.clone()));
+        let mut policies: Vec<_> = found.filter_map(|stored| policy(stored)).collect();
+        policies.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
+        policies
+    }
+
+    /// The VirtualService of that name.
+    pub(crate) fn virtual_service(
+        &self,
+        namespace: &Label,
+        name: &Label,
+    ) -> Option<(&Stored, &VirtualService)> {
+        let key = Key { kind: Kind::VirtualService, namespace: namespace.clone(), name: name.clone() };
+        let stored = self.objects.get(&key)?;
+        match &stored.object {
+            Object::VirtualService(rules) => Some((stored, rules)),
+            _ => None,
+        }
+    }
+
     fn rules(&self, kind: Kind, names: &[Hostname]) -> impl Iterator<Item = &Arc<Stored>> {
         let hosts = names.iter().map(|name| Facet::Host(kind, name.clone()));
         let keys: BTreeSet<&Key> = hosts
@@ -256,6 +299,13 @@ impl Index {
 fn pod(stored: &Arc<Stored>) -> Option<(&Arc<Stored>, &PodFacts)> {
     match &stored.object {
         Object::Pod(facts) => Some((stored, facts)),
+        _ => None,
+    }
+}
+
+fn policy(stored: &Stored) -> Option<(&Stored, &ResiliencePolicy)> {
+    match &stored.object {
+        Object::ResiliencePolicy(policy) => Some((stored, policy)),
         _ => None,
     }
 }
@@ -292,5 +342,11 @@ fn facets(stored: &Stored) -> Vec<Facet> {
         }
         Object::VirtualService(rules) => rules.hosts.iter().map(of_host).collect(),
         Object::DestinationRule(rule) => vec![of_host(&rule.host)],
+        Object::ResiliencePolicy(policy) => {
+            let targets = policy.targets.iter();
+            targets
+                .map(|target| Facet::PolicyFor(target.kind, namespace.clone(), target.name.clone()))
+                .collect()
+        }
     }
 }

@@ -10,6 +10,8 @@ use pillion_policy::{
     matching::RouteMatch,
     name::{Hostname, Label},
     ratio::Fraction,
+    resilience::{Bulkhead, CircuitBreaker, Fallback, Fault, OutlierDetection, RateLimit},
+    retry::{Retry, RetryBudget},
     route::{Cors, DirectResponse, PathRewrite, Redirect},
 };
 
@@ -28,23 +30,44 @@ pub(crate) enum Kind {
     Pod,
     VirtualService,
     DestinationRule,
+    ResiliencePolicy,
 }
 
 impl Kind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Service, Self::EndpointSlice, Self::Pod, Self::VirtualService, Self::DestinationRule];
-}
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::ResiliencePolicy,
+    ];
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// The word users write.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
-        })
+            Self::ResiliencePolicy => "ResiliencePolicy",
+        }
+    }
+
+    /// Whether objects of the kind say what the mesh shall do, and not what there is.
+    pub(crate) fn is_policy(self) -> bool {
+        match self {
+            Self::VirtualService | Self::DestinationRule | Self::ResiliencePolicy => true,
+            Self::Service | Self::EndpointSlice | Self::Pod => false,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -114,6 +137,7 @@ pub(crate) enum Object {
     Pod(PodFacts),
     VirtualService(VirtualService),
     DestinationRule(Box<DestinationRule>),
+    ResiliencePolicy(Box<ResiliencePolicy>),
 }
 
 /// An EndpointSlice and the service it belongs to.
@@ -195,13 +219,25 @@ impl VirtualService {
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) name: Arc<str>,
+    /// The name users gave it, by which policies call it; empty when they did not.
+    pub(crate) section: Box<str>,
     pub(crate) matches: Vec<Match>,
     pub(crate) action: Action,
     pub(crate) request_headers: Edits,
     pub(crate) response_headers: Edits,
-    pub(crate) timeout: Option<Duration>,
+    pub(crate) limits: RouteSettings,
     pub(crate) mirrors: Vec<Mirror>,
     pub(crate) cors: Option<Cors>,
+}
+
+impl Rule {
+    /// Where most of its policy is looked for: the first of its destinations.
+    pub(crate) fn first_destination(&self) -> Option<&Destination> {
+        match &self.action {
+            Action::Forward { backends, .. } => backends.first().map(|backend| &backend.destination),
+            Action::Redirect(_) | Action::Respond(_) => None,
+        }
+    }
 }
 
 /// An alternative of a rule: which clients it is for, and which requests.
@@ -233,6 +269,8 @@ pub(crate) struct Backend {
     pub(crate) weight: u32,
     pub(crate) request_headers: Edits,
     pub(crate) response_headers: Edits,
+    /// A new `Host`/`:authority` for this destination alone.
+    pub(crate) authority: Option<Field>,
 }
 
 /// Where traffic goes, by name.
@@ -277,17 +315,120 @@ pub(crate) struct Traffic {
     pub(crate) ports: BTreeMap<u16, Settings>,
 }
 
-/// The settings a traffic policy gives; absent ones are left to the next wider policy.
+/// What is said about a cluster; what is absent is left to the next wider policy.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) balancing: Option<Balancing>,
     pub(crate) pool: Option<Pool>,
+    pub(crate) outlier: Option<OutlierDetection>,
+    pub(crate) budget: Option<RetryBudget>,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) breaker: Option<Breaker>,
+    pub(crate) bulkhead: Option<Bulkhead>,
+}
+
+/// What is said about the requests of a rule; what is absent is left to the next wider policy.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RouteSettings {
+    /// Zero is no limit.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) fault: Option<Fault>,
+    pub(crate) breaker: Option<Breaker>,
+}
+
+/// A breaker, and what is answered while it is open.
+#[derive(Debug, Clone)]
+pub(crate) struct Breaker {
+    pub(crate) circuit: CircuitBreaker,
+    pub(crate) fallback: Option<Fallback>,
+}
+
+/// A field of a policy, and whether it is given.
+pub(crate) type Given<T> = (&'static str, fn(&T) -> bool);
+
+impl Settings {
+    /// The fields of a ResiliencePolicy that a cluster follows.
+    pub(crate) const FIELDS: [Given<Self>; 7] = [
+        ("connectTimeout", |settings| settings.connect_timeout().is_some()),
+        ("retry.budget", |settings| settings.budget.is_some()),
+        ("circuitBreaker", |settings| settings.breaker.is_some()),
+        ("bulkhead", |settings| settings.bulkhead.is_some()),
+        ("outlierDetection", |settings| settings.outlier.is_some()),
+        ("loadBalancer", |settings| settings.balancing.is_some()),
+        ("connectionPool", |settings| settings.pool.is_some()),
+    ];
+
+    /// Takes from a wider policy what is not said here. The connect timeout of a pool counts where the pool does.
+    #[must_use]
+    pub(crate) fn or(self, wider: &Self) -> Self {
+        Self {
+            connect_timeout: self.connect_timeout().or(wider.connect_timeout),
+            balancing: self.balancing.or_else(|| wider.balancing.clone()),
+            pool: self.pool.or_else(|| wider.pool.clone()),
+            outlier: self.outlier.or(wider.outlier),
+            budget: self.budget.or(wider.budget),
+            breaker: self.breaker.or_else(|| wider.breaker.clone()),
+            bulkhead: self.bulkhead.or(wider.bulkhead),
+        }
+    }
+
+    /// The connect timeout, given as such or with the pool.
+    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+        self.connect_timeout.or_else(|| self.pool.as_ref().and_then(|pool| pool.connect_timeout))
+    }
+}
+
+impl RouteSettings {
+    /// The fields of a ResiliencePolicy that a rule follows.
+    pub(crate) const FIELDS: [Given<Self>; 5] = [
+        ("timeout", |settings| settings.timeout.is_some()),
+        ("retry", |settings| settings.retry.is_some()),
+        ("rateLimit", |settings| settings.rate_limit.is_some()),
+        ("fault", |settings| settings.fault.is_some()),
+        ("circuitBreaker", |settings| settings.breaker.is_some()),
+    ];
+
+    /// Takes from a wider policy what is not said here.
+    #[must_use]
+    pub(crate) fn or(self, wider: &Self) -> Self {
+        Self {
+            timeout: self.timeout.or(wider.timeout),
+            retry: self.retry.or_else(|| wider.retry.clone()),
+            rate_limit: self.rate_limit.or_else(|| wider.rate_limit.clone()),
+            fault: self.fault.or(wider.fault),
+            breaker: self.breaker.or_else(|| wider.breaker.clone()),
+        }
+    }
+}
+
+/// What is done about failure of what it is for.
+#[derive(Debug)]
+pub(crate) struct ResiliencePolicy {
+    pub(crate) targets: Vec<PolicyTarget>,
+    pub(crate) cluster: Settings,
+    pub(crate) route: RouteSettings,
+}
+
+/// What a policy is for, in its own namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PolicyTarget {
+    /// Service or VirtualService.
+    pub(crate) kind: Kind,
+    pub(crate) name: Label,
+    /// A port of the service, or a rule; all of them when absent.
+    pub(crate) section: Option<String>,
 }
 
 /// A `connectionPool`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pool {
     pub(crate) limits: ConnectionPool,
+    /// The connect timeout it gives, which `limits` has, too.
+    pub(crate) connect_timeout: Option<Duration>,
+    /// `http.maxRetries`.
+    pub(crate) max_retries: Option<u32>,
     /// What is spoken upstream, where that is not left to the port.
     pub(crate) protocol: Option<Protocol>,
 }

@@ -3,6 +3,8 @@
 //! One function serves `pillion validate` and `/status`, so their verdicts cannot differ. An object reported here stays
 //! in force: what of it works, works, and what leads nowhere answers with the same reason.
 
+mod policies;
+
 use std::collections::BTreeMap;
 
 use crate::{
@@ -19,11 +21,13 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
     let mut checker = Checker { index, has_services: false, taken: BTreeMap::new(), problems: Vec::new() };
     checker.has_services = index.objects().any(|stored| stored.key.kind == Kind::Service);
     let mut rules: Vec<&Stored> = Vec::new();
+    let mut policies = Vec::new();
     for stored in index.objects() {
         checker.problems.extend(stored.notes.iter().cloned());
         match &stored.object {
             Object::Service(service) => checker.service(stored, service),
             Object::VirtualService(_) | Object::DestinationRule(_) => rules.push(stored),
+            Object::ResiliencePolicy(policy) => policies.push((&**stored, &**policy)),
             Object::EndpointSlice(_) | Object::Pod(_) => {}
         }
     }
@@ -32,9 +36,11 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
         match &stored.object {
             Object::VirtualService(rules) => checker.virtual_service(stored, rules),
             Object::DestinationRule(rule) => checker.destination_rule(stored, rule),
-            Object::Service(_) | Object::EndpointSlice(_) | Object::Pod(_) => {}
+            Object::Service(_) | Object::EndpointSlice(_) | Object::Pod(_) | Object::ResiliencePolicy(_) => {}
         }
     }
+    policies.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
+    checker.problems.extend(policies::check(index, &policies));
     checker.problems
 }
 

@@ -30,19 +30,19 @@ schema! {
     struct TrafficPolicy {
         load_balancer: Option<LoadBalancer>,
         connection_pool: Option<ConnectionPool>,
-        outlier_detection: Unenforced<OutlierDetection>,
+        outlier_detection: Option<OutlierDetection>,
         tls: Unenforced<ClientTls>,
         port_level_settings: Vec<PortTrafficPolicy>,
         tunnel: Unenforced<Tunnel>,
         proxy_protocol: Unenforced<ProxyProtocol>,
-        retry_budget: Unenforced<RetryBudget>,
+        retry_budget: Option<RetryBudget>,
     }
 
     struct PortTrafficPolicy {
         port: Option<PortSelector>,
         load_balancer: Option<LoadBalancer>,
         connection_pool: Option<ConnectionPool>,
-        outlier_detection: Unenforced<OutlierDetection>,
+        outlier_detection: Option<OutlierDetection>,
         tls: Unenforced<ClientTls>,
     }
 
@@ -67,6 +67,8 @@ pub(crate) enum SimpleLb {
     Passthrough,
     RoundRobin,
     LeastRequest,
+    /// Not Istio's: only for a ResiliencePolicy.
+    PeakEwma,
 }
 
 schema! {
@@ -162,8 +164,7 @@ schema! {
         http1_max_pending_requests: Option<i32>,
         http2_max_requests: Option<i32>,
         max_requests_per_connection: Option<i32>,
-        #[expect(dead_code, reason = "reported by its type")]
-        max_retries: Unenforced<i32>,
+        max_retries: Option<i32>,
         idle_timeout: Option<ApiDuration>,
         h2_upgrade_policy: Option<H2UpgradePolicy>,
         use_client_protocol: bool,
@@ -189,9 +190,8 @@ schema! {
         timeout: Option<ApiDuration>,
     }
 
-    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
     struct OutlierDetection {
-        consecutive_errors: Option<i32>,
+        consecutive_errors: Option<u32>,
         split_external_local_origin_errors: Option<bool>,
         consecutive_local_origin_failures: Option<u32>,
         consecutive_gateway_errors: Option<u32>,
@@ -201,7 +201,11 @@ schema! {
         base_ejection_time: Option<ApiDuration>,
         max_ejection_percent: Option<i32>,
         min_health_percent: Option<i32>,
-        outlier_detection_http_error_codes: Vec<u32>,
+        #[expect(dead_code, reason = "reported by its type")]
+        outlier_detection_http_error_codes: Unenforced<Vec<u32>>,
+        failure_percentage_threshold: Option<u32>,
+        failure_percentage_minimum_hosts: Option<u32>,
+        failure_percentage_request_volume: Option<u32>,
     }
 
     #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
@@ -249,7 +253,7 @@ pub(crate) enum ProxyProtocolVersion {
 }
 
 schema! {
-    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
+    #[derive(Copy)]
     struct RetryBudget {
         percent: Option<f64>,
         min_retry_concurrency: Option<u32>,

@@ -19,11 +19,16 @@ macro_rules! schema {
     )*};
 }
 
+macro_rules! described {
+    ($($body:tt)*) => { schema! { $($body)* } };
+}
+
 mod de;
 mod destination_rule;
 mod duration;
 mod kubernetes;
 mod meta;
+mod resilience_policy;
 mod virtual_service;
 pub(crate) mod vocabulary;
 
@@ -32,4 +37,5 @@ pub(crate) use destination_rule::*;
 pub(crate) use duration::ApiDuration;
 pub(crate) use kubernetes::*;
 pub(crate) use meta::{META_FIELDS, ObjectMeta};
+pub(crate) use resilience_policy::*;
 pub(crate) use virtual_service::*;

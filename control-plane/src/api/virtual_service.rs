@@ -27,8 +27,8 @@ schema! {
         delegate: Unenforced<Delegate>,
         rewrite: Option<HttpRewrite>,
         timeout: Option<ApiDuration>,
-        retries: Unenforced<HttpRetry>,
-        fault: Unenforced<HttpFault>,
+        retries: Option<HttpRetry>,
+        fault: Option<HttpFault>,
         mirror: Option<Destination>,
         mirrors: Vec<HttpMirror>,
         #[serde(alias = "mirror_percent")]
@@ -165,9 +165,8 @@ schema! {
         remove: Vec<String>,
     }
 
-    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
     struct HttpRetry {
-        attempts: i32,
+        attempts: Option<i32>,
         per_try_timeout: Option<ApiDuration>,
         retry_on: Option<String>,
         retry_remote_localities: Option<bool>,
@@ -180,7 +179,6 @@ schema! {
         abort: Option<FaultAbort>,
     }
 
-    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
     struct FaultDelay {
         percent: Option<u32>,
         fixed_delay: Option<ApiDuration>,
@@ -188,7 +186,6 @@ schema! {
         percentage: Option<Percent>,
     }
 
-    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
     struct FaultAbort {
         http_status: Option<i32>,
         grpc_status: Option<String>,

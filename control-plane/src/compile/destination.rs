@@ -5,11 +5,13 @@ use std::fmt;
 use pillion_policy::{
     cluster::{Cluster, Labels, Protocol},
     name::{ClusterName, EndpointSetName, Hostname, Label},
+    resilience::ClusterResilience,
 };
 
+use super::layers;
 use crate::{
     index::{Found, Index},
-    object::{Destination, DestinationRule, ServicePort, Settings, Stored, Subset, Traffic},
+    object::{Destination, DestinationRule, Key, ServicePort, Settings, Stored, Subset, Traffic},
 };
 
 /// The namespace whose DestinationRules are for everybody.
@@ -53,14 +55,25 @@ pub(crate) fn resolve(
     destination: &Destination,
     port: u16,
 ) -> Result<Cluster, Missing> {
-    let missing = || Missing::Host(destination.host.clone());
-    let service = index.service(&destination.host, namespace.as_str()).ok_or_else(missing)?;
+    let (service, port) =
+        place(index, namespace, destination, port).ok_or_else(|| Missing::Host(destination.host.clone()))?;
+    cluster(index, namespace, &service, port, destination.subset.as_ref())
+}
+
+/// The service and port a destination means, which may not have such a port.
+pub(crate) fn place<'a>(
+    index: &'a Index,
+    namespace: &Label,
+    destination: &Destination,
+    port: u16,
+) -> Option<(Found<'a>, u16)> {
+    let service = index.service(&destination.host, namespace.as_str())?;
     let port = match (destination.port, service.service.ports.as_slice()) {
         (Some(port), _) => port,
         (None, [only]) => only.port,
         (None, _) => port,
     };
-    cluster(index, namespace, &service, port, destination.subset.as_ref())
+    Some((service, port))
 }
 
 /// The cluster for a port, and subset, of a service.
@@ -74,7 +87,7 @@ pub(super) fn cluster(
     if service.service.external {
         return Err(Missing::External(service.host.clone()));
     }
-    let Some(declared) = service.service.ports.iter().find(|declared| declared.port == port) else {
+    let Some(declared) = service.port(port) else {
         let known = service.service.ports.iter().map(|port| port.port).collect();
         return Err(Missing::Port(service.host.clone(), port, known));
     };
@@ -86,18 +99,30 @@ pub(super) fn cluster(
                 .ok_or_else(|| Missing::Subset(service.host.clone(), name.clone(), rule.subset_names()))?,
         ),
     };
-    Ok(build(service, declared, &rule, subset))
+    let layers = layers::of_cluster(index, service, declared, &rule, subset);
+    let settings = layers.iter().fold(Settings::default(), |settings, layer| settings.or(&layer.says));
+    Ok(build(service, declared, settings, subset.map(|(_, subset)| subset)))
 }
 
-fn build(service: &Found<'_>, port: &ServicePort, rules: &Rules<'_>, subset: Option<&Subset>) -> Cluster {
+fn build(service: &Found<'_>, port: &ServicePort, settings: Settings, subset: Option<&Subset>) -> Cluster {
     let endpoints = EndpointSetName { service: service.host.clone(), port: port.port };
     let name = ClusterName { endpoints, subset: subset.map(|subset| subset.name.clone()) };
     let mut cluster = Cluster::plain(name, port.protocol);
     cluster.labels = subset.map_or_else(Labels::new, |subset| subset.labels.clone());
-    let settings = effective(rules.policy(), subset.and_then(|subset| subset.policy.as_ref()), port.port);
+    let connect_timeout = settings.connect_timeout();
     cluster.balancing = settings.balancing.unwrap_or_default();
     let pool = settings.pool.unwrap_or_default();
     cluster.pool = pool.limits;
+    cluster.pool.connect_timeout = connect_timeout.unwrap_or(cluster.pool.connect_timeout);
+    let (breaker, fallback) = settings.breaker.map(|breaker| (breaker.circuit, breaker.fallback)).unzip();
+    cluster.resilience = ClusterResilience {
+        breaker,
+        fallback: fallback.flatten(),
+        bulkhead: settings.bulkhead,
+        outlier: settings.outlier,
+        budget: settings.budget.unwrap_or_default(),
+        max_retries: pool.max_retries,
+    };
     cluster.protocol = match (port.protocol, pool.protocol) {
         // Opaque bytes have no version.
         (Protocol::Tcp, _) | (_, None) => port.protocol,
@@ -106,26 +131,13 @@ fn build(service: &Found<'_>, port: &ServicePort, rules: &Rules<'_>, subset: Opt
     cluster
 }
 
-/// The settings for a port. A block for the port replaces the one for all ports; what a subset says for all ports
-/// overrides, field by field, what its host says for this one, and what it says for this port replaces everything.
-fn effective(host: Option<&Traffic>, subset: Option<&Traffic>, port: u16) -> Settings {
-    let for_port = |traffic: &Traffic| traffic.ports.get(&port).cloned();
-    if let Some(settings) = subset.and_then(for_port) {
-        return settings;
-    }
-    let host =
-        host.map(|traffic| for_port(traffic).unwrap_or_else(|| traffic.all.clone())).unwrap_or_default();
-    let subset = subset.map(|traffic| traffic.all.clone()).unwrap_or_default();
-    Settings { balancing: subset.balancing.or(host.balancing), pool: subset.pool.or(host.pool) }
-}
-
 /// The DestinationRules in force for a service and clients of one namespace: those for the same host in the first
 /// namespace that has any, oldest first.
-pub(super) struct Rules<'a>(Vec<&'a DestinationRule>);
+pub(crate) struct Rules<'a>(Vec<(&'a Key, &'a DestinationRule)>);
 
 impl<'a> Rules<'a> {
-    pub(super) fn find(index: &'a Index, client: &Label, service: &Found<'_>) -> Self {
-        let mut rules = index.destination_rules(&names(&service.host, service));
+    pub(crate) fn find(index: &'a Index, client: &Label, service: &Found<'_>) -> Self {
+        let mut rules = index.destination_rules(&service.names());
         rules.sort_by(|(_, a, _), (_, b, _)| a.age().cmp(&b.age()));
         let visible = |(_, stored, rule): &(usize, &Stored, &DestinationRule)| {
             stored.key.namespace == *client || rule.exported.reaches(client.as_str())
@@ -135,26 +147,27 @@ impl<'a> Rules<'a> {
             let here: Vec<_> =
                 here.filter(|rule| rule.1.key.namespace.as_str() == namespace && visible(rule)).collect();
             let Some(best) = here.iter().map(|(closeness, ..)| *closeness).max() else { continue };
-            return Self(here.iter().filter(|rule| rule.0 == best).map(|rule| rule.2).collect());
+            let best = here.into_iter().filter(|rule| rule.0 == best);
+            return Self(best.map(|(_, stored, rule)| (&stored.key, rule)).collect());
         }
         Self(Vec::new())
     }
 
-    fn policy(&self) -> Option<&'a Traffic> {
-        self.0.iter().find_map(|rule| rule.policy.as_ref())
+    /// The traffic policy in force.
+    pub(super) fn policy(&self) -> Option<(&'a Key, &'a Traffic)> {
+        self.0.iter().find_map(|(key, rule)| Some((*key, rule.policy.as_ref()?)))
     }
 
-    fn subset(&self, name: &Label) -> Option<&'a Subset> {
-        self.0.iter().flat_map(|rule| &rule.subsets).find(|subset| subset.name == *name)
+    /// The subsets of all of them; the first of a name counts.
+    pub(crate) fn subsets(&self) -> impl Iterator<Item = (&'a Key, &'a Subset)> {
+        self.0.iter().flat_map(|(key, rule)| rule.subsets.iter().map(|subset| (*key, subset)))
+    }
+
+    fn subset(&self, name: &Label) -> Option<(&'a Key, &'a Subset)> {
+        self.subsets().find(|(_, subset)| subset.name == *name)
     }
 
     fn subset_names(&self) -> Vec<Label> {
-        self.0.iter().flat_map(|rule| &rule.subsets).map(|subset| subset.name.clone()).collect()
+        self.subsets().map(|(_, subset)| subset.name.clone()).collect()
     }
-}
-
-/// The names by which rules may call a service.
-pub(super) fn names(host: &Hostname, service: &Found<'_>) -> Vec<Hostname> {
-    let short = Hostname::new(&format!("{}.{}", service.name, service.namespace));
-    [host.clone()].into_iter().chain(short.ok()).collect()
 }

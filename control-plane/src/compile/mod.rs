@@ -5,6 +5,7 @@
 
 mod destination;
 mod endpoints;
+mod layers;
 mod service;
 mod workload;
 
@@ -16,7 +17,11 @@ use pillion_policy::{
     resource::{MESH, Resource, ResourceKind},
 };
 
-pub(crate) use self::destination::{Missing, resolve};
+pub(crate) use self::{
+    destination::{Missing, Rules, place, resolve},
+    layers::{Layer, is_port, of_cluster, of_route},
+    service::governing,
+};
 use crate::index::Index;
 
 /// The resource of that kind and name, or nothing when the index knows no such thing. Rules can be for clients with

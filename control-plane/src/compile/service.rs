@@ -1,9 +1,9 @@
 //! The policy of a host and port as a client names them: its VirtualService's rules, or one default route.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use pillion_policy::{
-    cluster::{Cluster, Labels, Protocol},
+    cluster::{Cluster, Labels},
     header::Edits,
     name::{DestinationName, Label},
     resilience::RouteResilience,
@@ -11,10 +11,13 @@ use pillion_policy::{
     service::{ServicePolicy, ServiceRef},
 };
 
-use super::destination::{Missing, cluster, names, resolve};
+use super::{
+    destination::{Missing, cluster, place, resolve},
+    layers::{Layer, of_route},
+};
 use crate::{
     index::{Found, Index},
-    object::{Action, Backend, Destination, Match, Mirror, Rule, Stored, VirtualService},
+    object::{Action, Backend, Destination, Key, Match, Mirror, RouteSettings, Rule, Stored, VirtualService},
 };
 
 /// The policy for a destination, or nothing when neither a service nor a rule names it. `labels` are those of the
@@ -27,17 +30,19 @@ pub(crate) fn service_policy(
     let namespace = &name.namespace;
     let service = index.service(&name.host, namespace.as_str());
     let hosts = match &service {
-        Some(found) => names(&found.host, found),
+        Some(found) => found.names(),
         None => vec![index.naming().qualify(name.host.as_str(), namespace.as_str()).ok()?],
     };
     let rules = governing(index.virtual_services(&hosts), namespace);
     let mut builder = Builder { index, namespace, labels, port: name.port, clusters: Vec::new() };
     let routes: Vec<Route> = match (rules, &service) {
-        (Some(rules), _) => rules.rules.iter().filter_map(|rule| builder.route(rule)).collect(),
+        (Some((stored, rules)), _) => {
+            rules.rules.iter().filter_map(|rule| builder.route(&stored.key, rule)).collect()
+        }
         (None, Some(found)) if !found.service.external => vec![builder.default_route(found)?],
         (None, _) => return None,
     };
-    let declared = service.as_ref().and_then(|found| port_protocol(found, name.port));
+    let declared = service.as_ref().and_then(|found| found.port(name.port)).map(|port| port.protocol);
     let reference = service.map(|found| ServiceRef {
         host: found.host,
         name: found.name.clone(),
@@ -48,18 +53,28 @@ pub(crate) fn service_policy(
     policy.inspect_err(|error| tracing::error!(%name, %error, "a policy does not hold together")).ok()
 }
 
-fn port_protocol(service: &Found<'_>, port: u16) -> Option<Protocol> {
-    service.service.ports.iter().find(|declared| declared.port == port).map(|port| port.protocol)
+/// The timeout of a rule and what it does about failure.
+fn merged(layers: &[Layer<'_, RouteSettings>]) -> (Option<Duration>, RouteResilience) {
+    let settings = layers.iter().fold(RouteSettings::default(), |settings, layer| settings.or(&layer.says));
+    let (breaker, fallback) = settings.breaker.map(|breaker| (breaker.circuit, breaker.fallback)).unzip();
+    let resilience = RouteResilience {
+        retry: settings.retry,
+        breaker,
+        fallback: fallback.flatten(),
+        rate_limit: settings.rate_limit,
+        fault: settings.fault.unwrap_or_default(),
+    };
+    (settings.timeout.filter(|timeout| !timeout.is_zero()), resilience)
 }
 
 /// Of the VirtualServices a client sees, the one that names the host most closely; among equals the oldest.
-fn governing<'a>(
+pub(crate) fn governing<'a>(
     mut rules: Vec<(usize, &'a Arc<Stored>, &'a VirtualService)>,
     client: &Label,
-) -> Option<&'a VirtualService> {
+) -> Option<(&'a Stored, &'a VirtualService)> {
     rules.retain(|(_, _, rules)| rules.governs(client.as_str()));
     rules.sort_by(|(a, first, _), (b, second, _)| b.cmp(a).then_with(|| first.age().cmp(&second.age())));
-    rules.first().map(|(_, _, rules)| *rules)
+    rules.first().map(|(_, stored, rules)| (&***stored, *rules))
 }
 
 struct Builder<'a> {
@@ -72,7 +87,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     /// The rule for this client and port, or nothing when none of its matches is for them.
-    fn route(&mut self, rule: &Rule) -> Option<Route> {
+    fn route(&mut self, key: &Key, rule: &Rule) -> Option<Route> {
         let concerns = |entry: &&Match| {
             let carries = |(key, value)| self.labels.is_some_and(|labels| labels.get(key) == Some(value));
             entry.applies
@@ -95,16 +110,21 @@ impl Builder<'_> {
             Action::Redirect(redirect) => route::Action::Redirect(redirect.clone()),
             Action::Respond(response) => route::Action::Respond(response.clone()),
         };
+        let first = rule.first_destination();
+        let found = first.and_then(|first| place(self.index, self.namespace, first, self.port));
+        let port = found.as_ref().and_then(|(service, port)| service.port(*port));
+        let target = found.as_ref().map(|(service, _)| service).zip(port);
+        let (timeout, resilience) = merged(&of_route(self.index, Some((key, rule)), target));
         Some(Route {
             name: rule.name.clone(),
             matches,
             action,
             request_headers: rule.request_headers.clone(),
             response_headers: rule.response_headers.clone(),
-            timeout: rule.timeout,
+            timeout,
             mirrors: rule.mirrors.iter().map(|mirror| self.mirror(mirror)).collect(),
             cors: rule.cors.clone(),
-            resilience: RouteResilience::default(),
+            resilience,
         })
     }
 
@@ -118,16 +138,18 @@ impl Builder<'_> {
             authority: None,
         };
         let backends = Backends::new(vec![backend]).ok()?;
+        let port = service.port(self.port);
+        let (timeout, resilience) = merged(&of_route(self.index, None, port.map(|port| (service, port))));
         Some(Route {
             name: format!("Service {}/{}", service.namespace, service.name).into(),
             matches: Vec::new(),
             action: route::Action::Forward(Forward { backends, path: None, authority: None }),
             request_headers: Edits::default(),
             response_headers: Edits::default(),
-            timeout: None,
+            timeout,
             mirrors: Vec::new(),
             cors: None,
-            resilience: RouteResilience::default(),
+            resilience,
         })
     }
 
@@ -137,7 +159,7 @@ impl Builder<'_> {
             weight: backend.weight,
             request_headers: backend.request_headers.clone(),
             response_headers: backend.response_headers.clone(),
-            authority: None,
+            authority: backend.authority.clone(),
         }
     }
 

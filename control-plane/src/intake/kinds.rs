@@ -19,7 +19,8 @@ pub(crate) enum Reading {
     Nothing,
 }
 
-const NETWORKING: &str = "networking.istio.io";
+pub(super) const NETWORKING: &str = "networking.istio.io";
+const POLICY: &str = "policy.pillion.dev";
 const ISTIO: &[&str] = &["v1alpha3", "v1beta1", "v1"];
 
 /// The kinds that get more than a glance: group, kind, versions, reading.
@@ -29,6 +30,7 @@ const KNOWN: &[(&str, &str, &[&str], Reading)] = &[
     ("discovery.k8s.io", "EndpointSlice", &["v1"], Reading::Mesh(Kind::EndpointSlice)),
     (NETWORKING, "VirtualService", ISTIO, Reading::Mesh(Kind::VirtualService)),
     (NETWORKING, "DestinationRule", ISTIO, Reading::Mesh(Kind::DestinationRule)),
+    (POLICY, "ResiliencePolicy", &["v1alpha1"], Reading::Mesh(Kind::ResiliencePolicy)),
     ("apps", "Deployment", &["v1"], Reading::Workload),
     ("apps", "StatefulSet", &["v1"], Reading::Workload),
     ("apps", "DaemonSet", &["v1"], Reading::Workload),
@@ -52,13 +54,8 @@ const KNOWN: &[(&str, &str, &[&str], Reading)] = &[
 ];
 
 /// Groups whose objects are meant for a mesh: one we cannot read is a mistake, not somebody else's.
-const MESH_GROUPS: &[&str] = &[
-    NETWORKING,
-    "security.istio.io",
-    "telemetry.istio.io",
-    "gateway.networking.k8s.io",
-    "policy.pillion.dev",
-];
+const MESH_GROUPS: &[&str] =
+    &[NETWORKING, "security.istio.io", "telemetry.istio.io", "gateway.networking.k8s.io", POLICY];
 
 /// Kubernetes' own groups, whose other kinds are passed over: those named here and those that end in [`KUBERNETES`].
 const KUBERNETES_GROUPS: &[&str] = &["autoscaling", "batch", "policy"];

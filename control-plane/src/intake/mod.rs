@@ -5,9 +5,12 @@
 //! not handed on; its findings are.
 
 mod base64;
+mod fault;
 mod kinds;
 mod kubernetes;
 mod matches;
+mod resilience;
+mod retry;
 mod traffic;
 mod values;
 mod virtual_service;
@@ -94,7 +97,7 @@ fn read_object(file: &Arc<str>, node: Node, naming: &Naming) -> Document {
     let mut report = Report::default();
     let reading = kinds::identify(&node, &mut report);
     match reading {
-        Reading::Mesh(Kind::VirtualService | Kind::DestinationRule) => {
+        Reading::Mesh(kind) if kind.is_policy() => {
             only("apiVersion kind metadata spec status", &node, &mut report);
             if let Some(meta) = node.get("metadata") {
                 report.field("metadata", |report| only(META_FIELDS, meta, report));
@@ -125,7 +128,7 @@ fn read_object(file: &Arc<str>, node: Node, naming: &Naming) -> Document {
     let (Some(key), Some(object), false) = (key.clone(), object, broken) else {
         return Document { key, object: None, problems, relevant };
     };
-    let keeps_lines = matches!(key.kind, Kind::VirtualService | Kind::DestinationRule);
+    let keeps_lines = key.kind.is_policy();
     let stored = Stored {
         origin: Origin { file: file.clone(), line: node.line, document: keeps_lines.then(|| Arc::new(node)) },
         created: meta.creation_timestamp,
@@ -212,17 +215,21 @@ fn read_kind(
         Kind::Pod => read(node, Fields::Some, report)
             .and_then(|pod| kubernetes::pod(pod, meta, report))
             .map(Object::Pod),
-        Kind::VirtualService => istio_spec(node, report)
+        Kind::VirtualService => read_spec(node, report)
             .and_then(|spec| report.field("spec", |report| virtual_service::read(&spec, key, naming, report)))
             .map(Object::VirtualService),
-        Kind::DestinationRule => istio_spec(node, report)
+        Kind::DestinationRule => read_spec(node, report)
             .and_then(|spec| report.field("spec", |report| traffic::read(&spec, key, naming, report)))
             .map(Box::new)
             .map(Object::DestinationRule),
+        Kind::ResiliencePolicy => read_spec(node, report)
+            .and_then(|spec| report.field("spec", |report| resilience::read(&spec, key, report)))
+            .map(Box::new)
+            .map(Object::ResiliencePolicy),
     }
 }
 
-fn istio_spec<T: serde::de::DeserializeOwned>(node: &Node, report: &mut Report) -> Option<T> {
+fn read_spec<T: serde::de::DeserializeOwned>(node: &Node, report: &mut Report) -> Option<T> {
     match node.get("spec") {
         Some(spec) => report.field("spec", |report| read(spec, Fields::All, report)),
         None => {

@@ -43,9 +43,8 @@ fn the_seed_files_are_accepted_as_they_stand() {
     assert_eq!(
         remarks(&seed("istio-config.yaml")),
         [
-            "warning spec.trafficPolicy.outlierDetection: accepted, not enforced yet",
-            "info spec.trafficPolicy.outlierDetection.consecutiveErrors: deprecated, use \
-             consecutiveGatewayErrors or consecutive5xxErrors",
+            "info spec.trafficPolicy.outlierDetection.consecutiveErrors: deprecated, use consecutiveGatewayErrors \
+             or consecutive5xxErrors; read as consecutiveGatewayErrors: 5",
         ]
     );
     assert_eq!(remarks(&seed("kubernetes-service.yaml")), ["info : ignored: not read by the mesh"]);
@@ -341,8 +340,7 @@ fn mistakes_in_destination_rules_are_named() {
 #[test]
 fn nothing_is_accepted_in_silence() {
     for http in [
-        "retries: {attempts: 3}",
-        "fault: {delay: {fixedDelay: 1s}}",
+        "retries: {retryRemoteLocalities: false}",
         "delegate: {name: x}",
         "match: [{gateways: [edge], uri: {prefix: /}}]",
         "match: [{statPrefix: x, uri: {prefix: /}}]",
@@ -353,16 +351,14 @@ fn nothing_is_accepted_in_silence() {
         assert!(said.iter().any(|remark| remark.contains("accepted, not enforced yet")), "{http}: {said:?}");
     }
     for policy in [
-        "outlierDetection: {interval: 1s}",
+        "outlierDetection: {outlierDetectionHttpErrorCodes: [418]}",
         "tls: {mode: DISABLE}",
         "tunnel: {targetHost: a, targetPort: 80}",
         "proxyProtocol: {version: V1}",
-        "retryBudget: {percent: 20}",
         "loadBalancer: {localityLbSetting: {enabled: true}}",
         "loadBalancer: {zoneAwareLbSetting: {enabled: true}}",
         "loadBalancer: {simple: PASSTHROUGH}",
         "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 7}}}",
-        "connectionPool: {http: {maxRetries: 3}}",
         "connectionPool: {http: {http2KeepAlive: {interval: 1s}}}",
     ] {
         let said = remarks(&rule(&format!("trafficPolicy: {{{policy}}}")));
@@ -431,8 +427,8 @@ fn foreign_kinds_are_judged_by_their_group() {
         ),
         (
             "policy.pillion.dev/v1alpha1",
-            "ResiliencePolicy",
-            "error kind: ResiliencePolicy of policy.pillion.dev is not supported",
+            "RetryPolicy",
+            "error kind: RetryPolicy of policy.pillion.dev is not supported",
         ),
     ] {
         let said = remarks(&object(version, kind));

@@ -1,18 +1,22 @@
-//! What a DestinationRule says: subsets, balancing and limits in terms of the policy model.
+//! What a DestinationRule says: subsets, balancing, limits and ejection in terms of the policy model.
+//!
+//! A ResiliencePolicy has the same blocks; what only one of the two kinds may say is told apart by the [`Kind`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use pillion_policy::{
     cluster::{Balancing, ConnectionPool, HashKey, Keepalive, LoadBalancer, Protocol, Warmup},
     header,
     name::Label,
+    resilience::{FailurePercentage, OutlierDetection},
+    retry::RetryBudget,
 };
 
-use super::values::limit;
+use super::values::{MILLISECOND, at_least, fraction, limit};
 use crate::{
     api::{self, H2UpgradePolicy, SimpleLb},
     naming::{Exported, HostPattern, Naming},
-    object::{DestinationRule, Key, Pool, Settings, Subset, Traffic},
+    object::{DestinationRule, Key, Kind, Pool, Settings, Subset, Traffic},
     problem::Report,
 };
 
@@ -58,23 +62,27 @@ fn subsets(subsets: &[api::Subset], report: &mut Report) -> Vec<Subset> {
 fn traffic(policy: Option<&api::TrafficPolicy>, report: &mut Report) -> Option<Traffic> {
     let policy = policy?;
     report.field("trafficPolicy", |report| {
-        let later = policy.outlier_detection.to_check().is_some()
-            || policy.tls.to_check().is_some()
+        let later = policy.tls.to_check().is_some()
             || policy.tunnel.to_check().is_some()
-            || policy.proxy_protocol.to_check().is_some()
-            || policy.retry_budget.to_check().is_some();
-        let now = policy.load_balancer.is_some() || policy.connection_pool.is_some();
+            || policy.proxy_protocol.to_check().is_some();
+        let now = policy.load_balancer.is_some()
+            || policy.connection_pool.is_some()
+            || policy.outlier_detection.is_some()
+            || policy.retry_budget.is_some();
         if !now && !later && policy.port_level_settings.is_empty() {
             report.error("it has no field: leave it out");
         }
         if policy.tunnel.to_check().is_some() && policy.proxy_protocol.to_check().is_some() {
             report.error("only one of tunnel and proxyProtocol can be given");
         }
-        if let Some(budget) = policy.retry_budget.to_check() {
-            report.field("retryBudget", |report| percent("percent", budget.percent, report));
-        }
-        check_outliers(&policy.outlier_detection, report);
-        let all = settings(policy.load_balancer.as_ref(), policy.connection_pool.as_ref(), report);
+        let mut all = Settings {
+            balancing: balancing(policy.load_balancer.as_ref(), Kind::DestinationRule, report),
+            pool: connection_pool(policy.connection_pool.as_ref(), report),
+            outlier: outlier(policy.outlier_detection.as_ref(), Kind::DestinationRule, report),
+            ..Settings::default()
+        };
+        let budget = policy.retry_budget;
+        all.budget = budget.and_then(|given| report.field("retryBudget", |report| budget_of(given, report)));
         let ports =
             report.field("portLevelSettings", |report| port_settings(&policy.port_level_settings, report));
         Some(Traffic { all, ports })
@@ -85,10 +93,15 @@ fn port_settings(list: &[api::PortTrafficPolicy], report: &mut Report) -> BTreeM
     let mut ports = BTreeMap::new();
     for (index, entry) in list.iter().enumerate() {
         report.item(index, |report| {
-            check_outliers(&entry.outlier_detection, report);
-            let settings = settings(entry.load_balancer.as_ref(), entry.connection_pool.as_ref(), report);
+            let settings = Settings {
+                balancing: balancing(entry.load_balancer.as_ref(), Kind::DestinationRule, report),
+                pool: connection_pool(entry.connection_pool.as_ref(), report),
+                outlier: outlier(entry.outlier_detection.as_ref(), Kind::DestinationRule, report),
+                ..Settings::default()
+            };
             let has_tls = entry.tls.to_check().is_some();
-            if has_tls && settings.balancing.is_none() && settings.pool.is_none() {
+            let empty = settings.balancing.is_none() && settings.pool.is_none() && settings.outlier.is_none();
+            if has_tls && empty {
                 report.info(
                     "apart from tls, the port keeps the defaults: it does not inherit the rule's settings",
                 );
@@ -107,23 +120,97 @@ fn port_settings(list: &[api::PortTrafficPolicy], report: &mut Report) -> BTreeM
     ports
 }
 
-fn check_outliers(detection: &api::Unenforced<api::OutlierDetection>, report: &mut Report) {
-    let Some(detection) = detection.to_check() else { return };
+/// When endpoints are left alone.
+pub(super) fn outlier(
+    detection: Option<&api::OutlierDetection>,
+    kind: Kind,
+    report: &mut Report,
+) -> Option<OutlierDetection> {
+    let given = detection?;
     report.field("outlierDetection", |report| {
-        if detection.consecutive_errors.is_some() {
-            report.field("consecutiveErrors", |report| {
-                report.info("deprecated, use consecutiveGatewayErrors or consecutive5xxErrors");
-            });
-        }
-        percent("maxEjectionPercent", detection.max_ejection_percent.map(f64::from), report);
-        percent("minHealthPercent", detection.min_health_percent.map(f64::from), report);
-        let split = detection.split_external_local_origin_errors.unwrap_or(false);
-        if detection.consecutive_local_origin_failures.is_some() && !split {
+        let defaults = OutlierDetection::default();
+        percent("maxEjectionPercent", given.max_ejection_percent.map(f64::from), report);
+        percent("minHealthPercent", given.min_health_percent.map(f64::from), report);
+        let split = given.split_external_local_origin_errors.unwrap_or(false);
+        if given.consecutive_local_origin_failures.is_some() && !split {
             report.field("consecutiveLocalOriginFailures", |report| {
                 report.error("needs splitExternalLocalOriginErrors: true");
             });
         }
-    });
+        if let Some(errors) = given.consecutive_errors {
+            report.field("consecutiveErrors", |report| match given.consecutive_gateway_errors {
+                None => report.info(format!(
+                    "deprecated, use consecutiveGatewayErrors or consecutive5xxErrors; read as \
+                     consecutiveGatewayErrors: {errors}"
+                )),
+                Some(_) => report.info("deprecated and not used: consecutiveGatewayErrors is given"),
+            });
+        }
+        if given.max_ejection_percent == Some(0) {
+            report.field("maxEjectionPercent", |report| report.info("0 is as good as unset: it is 10"));
+        }
+        let base = at_least("baseEjectionTime", MILLISECOND, given.base_ejection_time, report);
+        let base = base.unwrap_or(defaults.base_ejection_time);
+        let byte = |value: i32| u8::try_from(value).unwrap_or_default();
+        let consecutive_5xx = if given.consecutive_errors.is_some() { 0 } else { defaults.consecutive_5xx };
+        Some(OutlierDetection {
+            consecutive_5xx: given.consecutive_5xx_errors.unwrap_or(consecutive_5xx),
+            consecutive_gateway_errors: given
+                .consecutive_gateway_errors
+                .or(given.consecutive_errors)
+                .unwrap_or(defaults.consecutive_gateway_errors),
+            split_local_origin: split,
+            consecutive_local_origin: given
+                .consecutive_local_origin_failures
+                .unwrap_or(defaults.consecutive_local_origin),
+            failure_percentage: failure_percentage(given, kind, report),
+            interval: at_least("interval", MILLISECOND, given.interval, report).unwrap_or(defaults.interval),
+            base_ejection_time: base,
+            max_ejection_time: defaults.max_ejection_time.max(base),
+            max_ejection_percent: given.max_ejection_percent.map(byte).filter(|percent| *percent > 0),
+            min_health_percent: given.min_health_percent.map(byte).unwrap_or_default(),
+        })
+    })
+}
+
+/// Ejection by the share of failures: Envoy's words, which Istio has not.
+fn failure_percentage(
+    given: &api::OutlierDetection,
+    kind: Kind,
+    report: &mut Report,
+) -> Option<FailurePercentage> {
+    let fields = [
+        ("failurePercentageThreshold", given.failure_percentage_threshold),
+        ("failurePercentageMinimumHosts", given.failure_percentage_minimum_hosts),
+        ("failurePercentageRequestVolume", given.failure_percentage_request_volume),
+    ];
+    if kind != Kind::ResiliencePolicy {
+        for (field, _) in fields.iter().filter(|(_, value)| value.is_some()) {
+            report.field(field, |report| {
+                report.error("not a field of Istio's: only a ResiliencePolicy has it")
+            });
+        }
+        return None;
+    }
+    percent("failurePercentageThreshold", given.failure_percentage_threshold.map(f64::from), report);
+    fields.iter().any(|(_, value)| value.is_some()).then(|| FailurePercentage {
+        threshold: given
+            .failure_percentage_threshold
+            .and_then(|share| u8::try_from(share).ok())
+            .unwrap_or(85),
+        minimum_hosts: given.failure_percentage_minimum_hosts.unwrap_or(5),
+        request_volume: given.failure_percentage_request_volume.unwrap_or(50),
+    })
+}
+
+/// Istio's retry budget.
+fn budget_of(budget: api::RetryBudget, report: &mut Report) -> Option<RetryBudget> {
+    let share = report.field("percent", |report| fraction(Some(budget.percent.unwrap_or(20.0)), report))?;
+    Some(RetryBudget::Concurrency {
+        share,
+        min_concurrency: budget.min_retry_concurrency.unwrap_or(3),
+        interval: budget.budget_interval.map_or(Duration::ZERO, |interval| interval.0),
+    })
 }
 
 fn percent(field: &str, value: Option<f64>, report: &mut Report) {
@@ -134,44 +221,50 @@ fn percent(field: &str, value: Option<f64>, report: &mut Report) {
     }
 }
 
-fn settings(
+/// How an endpoint is chosen.
+pub(super) fn balancing(
     balancer: Option<&api::LoadBalancer>,
-    pool: Option<&api::ConnectionPool>,
+    kind: Kind,
     report: &mut Report,
-) -> Settings {
-    Settings {
-        balancing: balancer
-            .and_then(|balancer| report.field("loadBalancer", |report| balancing(balancer, report))),
-        pool: pool.map(|pool| report.field("connectionPool", |report| connection_pool(pool, report))),
-    }
+) -> Option<Balancing> {
+    let balancer = balancer?;
+    report.field("loadBalancer", |report| {
+        let policy = match (balancer.simple, &balancer.consistent_hash) {
+            (Some(_), Some(_)) => {
+                report.error("only one of simple and consistentHash can be given");
+                return None;
+            }
+            (None, Some(hash)) => report.field("consistentHash", |report| consistent_hash(hash, report))?,
+            (simple, None) => report.field("simple", |report| simple_balancer(simple, kind, report)),
+        };
+        let warmup = warmup(balancer, report);
+        if warmup.is_some() && !matches!(policy, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest) {
+            report.field("warmup", |report| report.error("only possible with ROUND_ROBIN and LEAST_REQUEST"));
+        }
+        Some(Balancing { policy, warmup })
+    })
 }
 
-fn balancing(balancer: &api::LoadBalancer, report: &mut Report) -> Option<Balancing> {
-    let policy = match (balancer.simple, &balancer.consistent_hash) {
-        (Some(_), Some(_)) => {
-            report.error("only one of simple and consistentHash can be given");
-            return None;
+fn simple_balancer(simple: Option<SimpleLb>, kind: Kind, report: &mut Report) -> LoadBalancer {
+    match simple {
+        Some(SimpleLb::RoundRobin) => LoadBalancer::RoundRobin,
+        Some(SimpleLb::Random) => LoadBalancer::Random,
+        Some(SimpleLb::PeakEwma) => {
+            if kind != Kind::ResiliencePolicy {
+                report.error("PEAK_EWMA is not Istio's: only a ResiliencePolicy can ask for it");
+            }
+            LoadBalancer::PeakEwma
         }
-        (None, Some(hash)) => report.field("consistentHash", |report| consistent_hash(hash, report))?,
-        (simple, None) => report.field("simple", |report| match simple {
-            Some(SimpleLb::RoundRobin) => LoadBalancer::RoundRobin,
-            Some(SimpleLb::Random) => LoadBalancer::Random,
-            Some(SimpleLb::LeastConn) => {
-                report.info("LEAST_CONN is deprecated, use LEAST_REQUEST");
-                LoadBalancer::LeastRequest
-            }
-            Some(SimpleLb::Passthrough) => {
-                report.warn("accepted, not enforced yet: PASSTHROUGH (LEAST_REQUEST is used)");
-                LoadBalancer::LeastRequest
-            }
-            Some(SimpleLb::LeastRequest | SimpleLb::Unspecified) | None => LoadBalancer::LeastRequest,
-        }),
-    };
-    let warmup = warmup(balancer, report);
-    if warmup.is_some() && !matches!(policy, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest) {
-        report.field("warmup", |report| report.error("only possible with ROUND_ROBIN and LEAST_REQUEST"));
+        Some(SimpleLb::LeastConn) => {
+            report.info("LEAST_CONN is deprecated, use LEAST_REQUEST");
+            LoadBalancer::LeastRequest
+        }
+        Some(SimpleLb::Passthrough) => {
+            report.warn("accepted, not enforced yet: PASSTHROUGH (LEAST_REQUEST is used)");
+            LoadBalancer::LeastRequest
+        }
+        Some(SimpleLb::LeastRequest | SimpleLb::Unspecified) | None => LoadBalancer::LeastRequest,
     }
-    Some(Balancing { policy, warmup })
 }
 
 fn consistent_hash(hash: &api::ConsistentHash, report: &mut Report) -> Option<LoadBalancer> {
@@ -253,7 +346,12 @@ fn warmup(balancer: &api::LoadBalancer, report: &mut Report) -> Option<Warmup> {
     })
 }
 
-fn connection_pool(pool: &api::ConnectionPool, report: &mut Report) -> Pool {
+/// Limits and timeouts of connections.
+pub(super) fn connection_pool(pool: Option<&api::ConnectionPool>, report: &mut Report) -> Option<Pool> {
+    pool.map(|pool| report.field("connectionPool", |report| read_pool(pool, report)))
+}
+
+fn read_pool(pool: &api::ConnectionPool, report: &mut Report) -> Pool {
     let mut read = ConnectionPool::default();
     if pool.tcp.is_none() && pool.http.is_none() {
         report.error("it has no field: leave it out");
@@ -293,7 +391,15 @@ fn connection_pool(pool: &api::ConnectionPool, report: &mut Report) -> Pool {
             });
         }
     });
-    Pool { limits: read, protocol: pool.http.as_ref().and_then(upstream_protocol) }
+    let max_retries = pool.http.as_ref().and_then(|http| http.max_retries);
+    let max_retries =
+        report.field("http", |report| report.field("maxRetries", |report| limit(max_retries, report)));
+    Pool {
+        limits: read,
+        connect_timeout: pool.tcp.as_ref().and_then(|tcp| tcp.connect_timeout).map(|timeout| timeout.0),
+        max_retries,
+        protocol: pool.http.as_ref().and_then(upstream_protocol),
+    }
 }
 
 /// What the settings ask to be spoken upstream: the client's version beats the upgrade, as in Istio.

@@ -1,6 +1,6 @@
 //! The small values rules are made of: string matches, header edits, shares, weights.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use pillion_policy::{
     Invalid,
@@ -11,7 +11,15 @@ use pillion_policy::{
     ratio::Fraction,
 };
 
-use crate::{api, naming::Naming, object::Destination, problem::Report};
+use crate::{
+    api::{self, ApiDuration},
+    naming::Naming,
+    object::Destination,
+    problem::Report,
+};
+
+/// Shortest time that is told apart from none (Istio's).
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A condition that must say something.
 pub(super) fn string_match(value: &api::StringMatch, report: &mut Report) -> Option<StringMatch> {
@@ -78,7 +86,8 @@ pub(super) fn edits(operations: &api::HeaderOperations, report: &mut Report) -> 
 const HOP_BY_HOP: &[&str] =
     &["connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
 
-fn edited_field(name: &str, value: &str, report: &mut Report) -> Option<Field> {
+/// A header field that policy writes into a message.
+pub(super) fn edited_field(name: &str, value: &str, report: &mut Report) -> Option<Field> {
     if HOP_BY_HOP.iter().any(|own| name.eq_ignore_ascii_case(own)) {
         report.error(format!("{name} belongs to the connection and cannot be written by a rule"));
         return None;
@@ -122,6 +131,32 @@ pub(super) fn fraction(percent: Option<f64>, report: &mut Report) -> Option<Frac
         None => Some(Fraction::ALL),
         Some(percent) => report.accept(Fraction::from_percent(percent)),
     }
+}
+
+/// A duration that must not be shorter than `least`.
+pub(super) fn at_least(
+    field: &str,
+    least: Duration,
+    given: Option<ApiDuration>,
+    report: &mut Report,
+) -> Option<Duration> {
+    let given = given?.0;
+    if given < least {
+        report.field(field, |report| report.error(format!("must be at least {least:?}")));
+        return None;
+    }
+    Some(given)
+}
+
+/// The time for a whole request; zero is no limit.
+pub(super) fn timeout(given: Option<ApiDuration>, report: &mut Report) -> Option<Duration> {
+    report.field("timeout", |report| match given {
+        Some(timeout) if !timeout.0.is_zero() && timeout.0 < MILLISECOND => {
+            report.error("the shortest timeout is 1ms");
+            None
+        }
+        timeout => timeout.map(|timeout| timeout.0),
+    })
 }
 
 /// A destination, with its host qualified in the rule's namespace.

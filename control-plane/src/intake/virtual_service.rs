@@ -9,13 +9,15 @@ use pillion_policy::{
 };
 
 use super::{
+    fault,
     matches::{for_sidecars, read_match},
-    values::{authority, destination, edits, fraction, is_host, place, string_match, weight},
+    retry,
+    values::{authority, destination, edits, fraction, is_host, place, string_match, timeout, weight},
 };
 use crate::{
     api,
     naming::{Exported, HostPattern, Naming},
-    object::{Action, Backend, Key, Match, Mirror, Rule, VirtualService},
+    object::{Action, Backend, Key, Match, Mirror, RouteSettings, Rule, VirtualService},
     problem::Report,
 };
 
@@ -83,6 +85,11 @@ fn is_catch_all(rule: &Rule) -> bool {
     rule.matches.is_empty() || rule.matches.iter().any(always)
 }
 
+fn may_post(matches: &[Match]) -> bool {
+    let posts = |entry: &Match| entry.request.method.as_ref().is_none_or(|method| method.matches("POST"));
+    matches.is_empty() || matches.iter().any(posts)
+}
+
 struct RuleReader<'a> {
     key: &'a Key,
     naming: &'a Naming,
@@ -90,38 +97,41 @@ struct RuleReader<'a> {
 
 impl RuleReader<'_> {
     fn rule(&self, index: usize, http: &api::HttpRoute, report: &mut Report) -> Option<Rule> {
-        let matches = report.field("match", |report| {
+        let matches: Option<Vec<Match>> = report.field("match", |report| {
             let entries = http.matches.iter().enumerate();
             entries.map(|(index, entry)| report.item(index, |report| read_match(entry, report))).collect()
         });
         let (request_headers, response_headers, host) = match &http.headers {
-            Some(headers) => report.field("headers", |report| rule_headers(headers, report)),
+            Some(headers) => report.field("headers", |report| read_headers(headers, report)),
             None => Default::default(),
         };
         let action = self.action(http, host, report);
-        check_unenforced(http, report);
         let mirrors = self.mirrors(http, report);
         let cors = http
             .cors_policy
             .as_ref()
             .map(|cors| report.field("corsPolicy", |report| read_cors(cors, report)));
-        let timeout = report.field("timeout", |report| match http.timeout {
-            Some(timeout) if !timeout.0.is_zero() && timeout.0.as_millis() == 0 => {
-                report.error("the shortest timeout is 1ms");
-                None
-            }
-            timeout => timeout.map(|timeout| timeout.0).filter(|timeout| !timeout.is_zero()),
+        let may_post = matches.as_deref().is_some_and(may_post);
+        let retries = http.retries.as_ref().and_then(|retries| {
+            report.field("retries", |report| retry::of_rule(retries, http.timeout, may_post, report))
         });
+        let fault = http.fault.as_ref();
+        let limits = RouteSettings {
+            timeout: timeout(http.timeout, report),
+            retry: retries,
+            fault: fault.map(|fault| report.field("fault", |report| fault::read(fault, report))),
+            ..RouteSettings::default()
+        };
         let label = if http.name.is_empty() { String::new() } else { format!(" ({})", http.name) };
         let name = format!("{} http[{index}]{label}", self.key).into();
-        let matches: Option<Vec<Match>> = matches;
         Some(Rule {
             name,
+            section: http.name.as_str().into(),
             matches: matches?,
             action: action?,
             request_headers,
             response_headers,
-            timeout,
+            limits,
             mirrors,
             cors,
         })
@@ -187,19 +197,17 @@ impl RuleReader<'_> {
     ) -> Option<Backend> {
         let destination = destination(entry.destination.as_ref(), &self.key.namespace, self.naming, report);
         let weight = weight(entry.weight, siblings, report);
-        let (request_headers, response_headers) = match &entry.headers {
-            Some(headers) => report.field("headers", |report| {
-                let request = report.field("request", |report| {
-                    if headers.request.set.keys().chain(headers.request.add.keys()).any(|name| is_host(name)) {
-                        report.warn("accepted, not enforced yet: the host of a single destination (set it on the rule)");
-                    }
-                    edits(&headers.request, report)
-                });
-                (request, report.field("response", |report| edits(&headers.response, report)))
-            }),
+        let (request_headers, response_headers, authority) = match &entry.headers {
+            Some(headers) => report.field("headers", |report| read_headers(headers, report)),
             None => Default::default(),
         };
-        Some(Backend { destination: destination?, weight: weight?, request_headers, response_headers })
+        Some(Backend {
+            destination: destination?,
+            weight: weight?,
+            request_headers,
+            response_headers,
+            authority,
+        })
     }
 
     fn mirrors(&self, http: &api::HttpRoute, report: &mut Report) -> Vec<Mirror> {
@@ -239,8 +247,8 @@ impl RuleReader<'_> {
     }
 }
 
-/// The header edits of a rule; the host, which is rewritten and not edited, comes apart.
-fn rule_headers(headers: &api::Headers, report: &mut Report) -> (Edits, Edits, Option<Field>) {
+/// The header edits of a rule or a destination; the host, which is rewritten and not edited, comes apart.
+fn read_headers(headers: &api::Headers, report: &mut Report) -> (Edits, Edits, Option<Field>) {
     let (request, host) = report.field("request", |report| {
         let operations = &headers.request;
         if operations.add.keys().any(|name| is_host(name)) {
@@ -300,7 +308,7 @@ fn exclude_rewrite(http: &api::HttpRoute, action: &str, report: &mut Report) {
     if http.rewrite.is_some() {
         report.field("rewrite", |report| report.error(format!("not possible together with {action}")));
     }
-    if http.fault.to_check().is_some() {
+    if http.fault.is_some() {
         report.field("fault", |report| report.error(format!("not possible together with {action}")));
     }
 }
@@ -424,40 +432,5 @@ fn read_cors(cors: &api::CorsPolicy, report: &mut Report) -> Cors {
         max_age: cors.max_age.map(|age| age.0),
         allow_credentials: cors.allow_credentials,
         forward_unmatched_preflights: cors.unmatched_preflights != Some(api::UnmatchedPreflights::Ignore),
-    }
-}
-
-/// Checks values that nothing acts on yet, so that they are right when something does.
-fn check_unenforced(http: &api::HttpRoute, report: &mut Report) {
-    if let Some(retries) = http.retries.to_check() {
-        let details = retries.per_try_timeout.is_some()
-            || retries.retry_on.is_some()
-            || retries.retry_remote_localities.is_some();
-        report.field("retries", |report| {
-            report.field("attempts", |report| match retries.attempts {
-                0 if details => {
-                    report.error("0 switches retries off and leaves the other fields without effect")
-                }
-                negative if negative < 0 => report.error("cannot be negative"),
-                _ => {}
-            });
-            let longer = |per_try: api::ApiDuration, total: api::ApiDuration| per_try > total;
-            if let (Some(per_try), Some(total)) = (retries.per_try_timeout, http.timeout)
-                && longer(per_try, total)
-            {
-                report.field("perTryTimeout", |report| report.error("longer than the timeout of the route"));
-            }
-        });
-    }
-    if let Some(fault) = http.fault.to_check() {
-        let delay = fault.delay.as_ref().and_then(|delay| delay.percentage);
-        let abort = fault.abort.as_ref().and_then(|abort| abort.percentage);
-        report.field("fault", |report| {
-            for (field, share) in [("delay", delay), ("abort", abort)] {
-                report.field(field, |report| {
-                    report.field("percentage", |report| fraction(share.map(|share| share.value), report));
-                });
-            }
-        });
     }
 }

@@ -16,7 +16,7 @@ const CRATES: &[(&str, usize)] = &[
     ("proxy/policy/", 3_700),
     ("proxy/xds/", 2_400),
     ("proxy/", 15_000),
-    ("control-plane/", 7_000),
+    ("control-plane/", 8_500),
     ("xtask/", 2_000),
     ("tests/", 5_000),
 ];
