@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod crds;
 mod process;
 mod workspace;
 
@@ -47,7 +48,7 @@ enum Command {
     },
     /// Measure Pillion side by side with Envoy, HAProxy and nginx.
     Bench(bench::Options),
-    /// Compile the wire contract into checked-in Rust.
+    /// Compile the wire contract into checked-in Rust, and the types of policies into definitions for Kubernetes.
     Codegen {
         /// Only verify that the checked-in files are fresh.
         #[arg(long)]
@@ -110,5 +111,6 @@ fn codegen(workspace: &Workspace, check: bool) -> Result<()> {
     if check {
         command.arg("--check");
     }
-    process::run(&mut command)
+    process::run(&mut command)?;
+    crds::codegen(workspace, check)
 }

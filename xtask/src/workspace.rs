@@ -64,6 +64,11 @@ impl Workspace {
         command
     }
 
+    /// A file by its path from the root.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.root.join(file)
+    }
+
     /// The members.
     pub(crate) fn packages(&self) -> &[Package] {
         &self.packages

@@ -19,11 +19,37 @@ macro_rules! schema {
     )*};
 }
 
+/// Declares such objects and describes them, for the kinds whose CustomResourceDefinitions are Pillion's.
 macro_rules! described {
-    ($($body:tt)*) => { schema! { $($body)* } };
+    ($($(#[$($about:tt)*])* struct $name:ident { $($(#[$($note:tt)*])* $field:ident: $type:ty,)* })*) => {
+        schema! { $($(#[$($about)*])* struct $name { $($(#[$($note)*])* $field: $type,)* })* }
+        $(
+            impl $crate::api::Describe for $name {
+                fn describe() -> serde_json::Value {
+                    $crate::api::describe::object::<Self>(&[$(comment!($($about)*)),*], &[$((
+                        &[$(comment!($($note)*)),*],
+                        <$type as $crate::api::Describe>::REQUIRED,
+                        <$type as $crate::api::Describe>::REMARK,
+                        <$type as $crate::api::Describe>::describe,
+                    )),*])
+                }
+            }
+        )*
+    };
+}
+
+/// The text of an attribute that is a line of a comment.
+macro_rules! comment {
+    (doc = $text:literal) => {
+        $text
+    };
+    ($($other:tt)*) => {
+        ""
+    };
 }
 
 mod de;
+mod describe;
 mod destination_rule;
 mod duration;
 mod kubernetes;
@@ -33,6 +59,7 @@ mod virtual_service;
 pub(crate) mod vocabulary;
 
 pub(crate) use de::{Fields, Unenforced, read};
+pub(crate) use describe::Describe;
 pub(crate) use destination_rule::*;
 pub(crate) use duration::ApiDuration;
 pub(crate) use kubernetes::*;

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
+
 use super::{ApiDuration, ConnectionPool, HttpFault, LoadBalancer, OutlierDetection};
 
 described! {
@@ -38,14 +40,27 @@ described! {
     struct PolicyTarget {
         /// Empty for Service, networking.istio.io for VirtualService.
         group: Option<String>,
-        /// Service or VirtualService.
-        kind: String,
+        /// What it is.
+        kind: TargetKind,
         /// Name of the object.
         name: String,
         /// Name or number of a port of a Service, or name of an http rule of a VirtualService; all of them when absent.
         section_name: Option<String>,
     }
 
+}
+
+/// The kinds a policy can be for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(crate) enum TargetKind {
+    #[default]
+    #[serde(skip)]
+    Absent,
+    Service,
+    VirtualService,
+}
+
+described! {
     /// When failed requests are repeated.
     struct PolicyRetry {
         /// Repetitions after the first try, 0 turns them off; default 2.

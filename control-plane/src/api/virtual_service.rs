@@ -128,11 +128,6 @@ schema! {
         percentage: Option<Percent>,
     }
 
-    #[derive(Copy)]
-    struct Percent {
-        value: f64,
-    }
-
     struct CorsPolicy {
         allow_origin: Vec<String>,
         allow_origins: Vec<StringMatch>,
@@ -173,26 +168,50 @@ schema! {
         retry_ignore_previous_hosts: Option<bool>,
         backoff: Option<ApiDuration>,
     }
+}
 
+described! {
+    /// Failures made on purpose.
     struct HttpFault {
+        /// A wait before the request goes on.
         delay: Option<FaultDelay>,
+        /// An answer in its place.
         abort: Option<FaultAbort>,
     }
 
+    /// A wait before the request goes on.
     struct FaultDelay {
+        /// Deprecated: use percentage.
         percent: Option<u32>,
+        /// How long.
         fixed_delay: Option<ApiDuration>,
+        /// Not supported.
         exponential_delay: Option<ApiDuration>,
+        /// Share of the requests; none when absent.
         percentage: Option<Percent>,
     }
 
+    /// An answer in place of the destination's: exactly one of httpStatus and grpcStatus.
     struct FaultAbort {
+        /// Status, 200 to 599.
         http_status: Option<i32>,
+        /// Name of the gRPC status in capitals, such as UNAVAILABLE.
         grpc_status: Option<String>,
+        /// Not supported.
         http2_error: Option<String>,
+        /// Share of the requests; none when absent.
         percentage: Option<Percent>,
     }
 
+    /// A share.
+    #[derive(Copy)]
+    struct Percent {
+        /// In percent, from 0 to 100; the finest step is 0.0001.
+        value: f64,
+    }
+}
+
+schema! {
     #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
     struct Delegate {
         name: String,

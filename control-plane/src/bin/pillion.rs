@@ -12,7 +12,7 @@ use http::{Request, Uri, header::HOST};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use pillion_control_plane::{StatusReport, check_files};
+use pillion_control_plane::{StatusReport, check_files, crds};
 use pillion_policy::name::Hostname;
 use tokio::{
     net::TcpStream,
@@ -42,6 +42,8 @@ enum Command {
         #[arg(long, env = "PILLION_CLUSTER_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
         cluster_domain: Hostname,
     },
+    /// Print the CustomResourceDefinitions of the mesh's own kinds, for kubectl apply -f -
+    Crds,
     /// Show the objects in force, what is wrong with them, and the connected proxies
     Status {
         #[command(flatten)]
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Validate { files, cluster_domain } => validate(&files, &cluster_domain),
+        Command::Crds => crds().context("cannot write YAML").and_then(print),
         Command::Status { from, json } => status(&from.control_plane_admin, json),
         Command::Config { from } => fetch(&from.control_plane_admin, "/config_dump").and_then(print),
     };

@@ -19,13 +19,11 @@ use super::{
     values::{MILLISECOND, at_least, edited_field, timeout},
 };
 use crate::{
-    api,
+    api::{self, TargetKind},
     object::{Breaker, Key, Kind, PolicyTarget, ResiliencePolicy, RouteSettings, Settings},
-    problem::{Report, suggestion},
+    problem::Report,
 };
 
-/// The kinds a policy can be for, with their groups.
-const TARGETS: [(&str, Kind); 2] = [("", Kind::Service), (NETWORKING, Kind::VirtualService)];
 /// Failures in a row that open a breaker which says nothing else.
 const CONSECUTIVE_FAILURES: u32 = 5;
 
@@ -86,18 +84,15 @@ fn targets(refs: &[api::PolicyTarget], report: &mut Report) -> Option<Vec<Policy
 }
 
 fn target_kind(given: &api::PolicyTarget, report: &mut Report) -> Option<Kind> {
-    let group = given.group.as_deref().unwrap_or_default();
-    let Some((own, kind)) = TARGETS.into_iter().find(|(_, kind)| kind.as_str() == given.kind) else {
-        report.field("kind", |report| {
-            let kinds = TARGETS.map(|(_, kind)| kind.as_str());
-            let meant = match suggestion(&given.kind, kinds) {
-                Some(meant) => format!("did you mean {meant:?}?"),
-                None => format!("choose one of {}", kinds.join(", ")),
-            };
-            report.error(format!("a policy cannot be for a {:?}, {meant}", given.kind));
-        });
-        return None;
+    let (kind, own) = match given.kind {
+        TargetKind::Service => (Kind::Service, ""),
+        TargetKind::VirtualService => (Kind::VirtualService, NETWORKING),
+        TargetKind::Absent => {
+            report.error("kind is missing");
+            return None;
+        }
     };
+    let group = given.group.as_deref().unwrap_or_default();
     if group != own {
         report
             .field("group", |report| report.error(format!("the group of {kind} is {own:?}, not {group:?}")));
