@@ -69,8 +69,61 @@ fn leads_to(index: &Index, name: &str) -> Vec<String> {
     }
 }
 
+/// What is said about the objects.
+fn problems(index: &Index) -> String {
+    let mut problems = crate::validate::check(index);
+    crate::problem::sort(&mut problems);
+    problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
+/// What a policy does about failure, a line for each rule and cluster, without what is not there.
+fn resilience(policy: &ServicePolicy) -> String {
+    fn given(value: serde_json::Value) -> serde_json::Value {
+        use serde_json::Value::{Array, Null, Number, Object, String};
+        let duration = |object: &serde_json::Map<std::string::String, serde_json::Value>| {
+            let (secs, nanos) = (object.get("secs")?.as_u64()?, object.get("nanos")?.as_u64()?);
+            Some(String(format!("{:?}", std::time::Duration::new(secs, nanos.try_into().ok()?))))
+        };
+        let is_empty = |value: &serde_json::Value| match value {
+            Null => true,
+            Array(items) => items.is_empty(),
+            Object(fields) => fields.is_empty(),
+            Number(number) => number.as_u64() == Some(u32::MAX.into()),
+            _ => false,
+        };
+        match value {
+            Object(fields) => duration(&fields).unwrap_or_else(|| {
+                let fields = fields.into_iter().map(|(name, value)| (name, given(value)));
+                Object(fields.filter(|(_, value)| !is_empty(value)).collect())
+            }),
+            Array(items) => Array(items.into_iter().map(given).collect()),
+            other => other,
+        }
+    }
+    let line = |name: &dyn ToString, value| format!("{}: {}\n", name.to_string(), given(value));
+    let routes = policy.routes().iter().map(|route| {
+        line(&route.name, serde_json::json!({ "timeout": route.timeout, "resilience": route.resilience }))
+    });
+    let clusters = policy.clusters().iter().map(|cluster| {
+        let (pool, balancing) = (&cluster.pool, &cluster.balancing.policy);
+        let limits =
+            [pool.max_connections, pool.max_pending, pool.max_requests, pool.max_requests_per_connection];
+        line(
+            &cluster.name,
+            serde_json::json!({
+                "connect": pool.connect_timeout,
+                "limits": limits,
+                "balancing": balancing,
+                "resilience": cluster.resilience,
+            }),
+        )
+    });
+    routes.chain(clusters).collect()
+}
+
 /// Each input under `tests/data/compile` says what to ask for; the answers stand beside it. To write them anew, remove
-/// them and run the test twice.
+/// them and run the test until it passes. `resilience` asks for the part of a service's policy that is about failure,
+/// `problems` for what is said about the objects.
 #[test]
 fn yaml_in_resources_out() {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/compile");
@@ -83,9 +136,16 @@ fn yaml_in_resources_out() {
         let index = index(&text);
         let mut answers = String::new();
         for question in text.lines().filter_map(|line| line.strip_prefix("# ask: ")) {
-            let (kind, name) = question.split_once(' ').unwrap();
-            let answer = resource(&index, &mesh(), kind.parse().unwrap(), name, None);
-            answers.push_str(&format!("// {question}\n{}\n", serde_json::to_string_pretty(&answer).unwrap()));
+            let (kind, name) = question.split_once(' ').unwrap_or((question, ""));
+            let answer = match kind {
+                "problems" => problems(&index),
+                "resilience" => resilience(&service(&index, name).unwrap()),
+                kind => {
+                    let answer = resource(&index, &mesh(), kind.parse().unwrap(), name, None);
+                    serde_json::to_string_pretty(&answer).unwrap() + "\n"
+                }
+            };
+            answers.push_str(&format!("// {question}\n{answer}"));
         }
         let golden = input.with_extension("out");
         let Ok(expected) = fs::read_to_string(&golden) else {
