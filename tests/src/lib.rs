@@ -4,7 +4,9 @@
 //! and services; [`Client`], [`Wire`] and [`Load`] send traffic; [`eventually`] waits, with a bound,
 //! for a state to be reached. The tests themselves are in `tests/tests`, one file per feature.
 
+pub mod access_log;
 pub mod address;
+pub mod black_hole;
 pub mod body;
 pub mod client;
 pub mod control_plane;
@@ -15,6 +17,7 @@ pub mod metrics;
 pub mod netns;
 pub mod policy;
 pub mod process;
+pub mod refusal;
 pub mod relay;
 pub mod shop;
 pub mod sidecar;
@@ -22,6 +25,7 @@ pub mod task;
 pub mod wait;
 pub mod wire;
 
+pub use access_log::AccessLog;
 pub use client::{Client, Reply};
 pub use control_plane::ControlPlane;
 pub use load::{Load, Report, burst};
@@ -30,6 +34,7 @@ pub use metrics::Metrics;
 pub use policy::Policy;
 pub use process::Process;
 pub use relay::Relay;
+pub use shop::Failure;
 pub use sidecar::Sidecar;
 pub use wait::{eventually, within};
 pub use wire::Wire;

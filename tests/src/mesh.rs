@@ -11,10 +11,12 @@ use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
+use crate::access_log::AccessLog;
+use crate::black_hole::BlackHole;
 use crate::control_plane::ControlPlane;
 use crate::policy::{Policy, TARGET_PORT};
-use crate::shop::{App, Identity, Service, Stats, serve};
-use crate::sidecar::{self, Sidecar};
+use crate::shop::{App, Front, Identity, Service, Stats, serve};
+use crate::sidecar::{self, OUTBOUND_PORT, Sidecar};
 use crate::task::{self, Task};
 use crate::{address, client::Client};
 
@@ -39,6 +41,7 @@ pub struct Instance {
     app: Option<App>,
     stop: Option<oneshot::Sender<()>>,
     task: Task<()>,
+    hole: Option<BlackHole>,
 }
 
 impl Mesh {
@@ -74,6 +77,17 @@ impl Mesh {
         Ok((sidecar, client))
     }
 
+    /// Like [`Mesh::caller`], with an access log.
+    pub async fn logging_caller(&mut self) -> Result<(Sidecar, Client, AccessLog)> {
+        if self.control_plane.is_none() {
+            self.start().await?;
+        }
+        let log = AccessLog::new()?;
+        let sidecar = self.sidecar("caller")?.logging(&log).start().await?;
+        let client = sidecar.app();
+        Ok((sidecar, client, log))
+    }
+
     /// Adds an instance of a sample service, and the Service if it is the first.
     pub async fn serve(&mut self, service: &str, version: &str) -> Result<Instance> {
         let (pod, ip) = self.name_pod(service, version)?;
@@ -86,12 +100,33 @@ impl Mesh {
     pub async fn serve_meshed(&mut self, service: &str, version: &str) -> Result<(Instance, Sidecar)> {
         let (pod, ip) = self.name_pod(service, version)?;
         let app = Instance::sample(service, version, &pod, address::unused_at(TARGET_PORT)?).await?;
-        self.expose(service, version, &pod, ip)?;
+        let sidecar = self.sidecar_of(service, version, &app, ip).await?;
+        Ok((app, sidecar))
+    }
+
+    /// Like [`Mesh::serve_meshed`], an instance that answers `/` by calling another service through its sidecar.
+    pub async fn serve_calling(&mut self, service: &str, next: &str) -> Result<(Instance, Sidecar)> {
+        let (pod, ip) = self.name_pod(service, "v1")?;
+        let identity = Identity::of(service, "v1", &pod);
+        let front = Front::calling(SocketAddr::new(ip, OUTBOUND_PORT), &[(next, next)]);
+        let address = address::unused_at(TARGET_PORT)?;
+        let app = Instance::start(App::front(identity, front), &pod, address).await?;
+        let sidecar = self.sidecar_of(service, "v1", &app, ip).await?;
+        Ok((app, sidecar))
+    }
+
+    async fn sidecar_of(
+        &mut self,
+        service: &str,
+        version: &str,
+        app: &Instance,
+        ip: IpAddr,
+    ) -> Result<Sidecar> {
+        self.expose(service, version, &app.pod, ip)?;
         if self.control_plane.is_none() {
             self.start().await?;
         }
-        let sidecar = self.sidecar(service)?.ip(ip).in_front_of(app.address, TARGET_PORT).start().await?;
-        Ok((app, sidecar))
+        self.sidecar(service)?.ip(ip).in_front_of(app.address, TARGET_PORT).start().await
     }
 
     /// Adds an instance that treats each connection as `handle` does, at the level of bytes.
@@ -137,14 +172,20 @@ impl Mesh {
 impl Instance {
     /// Starts a sample service in this process.
     pub async fn sample(service: &str, version: &str, pod: &str, address: SocketAddr) -> Result<Self> {
-        let identity =
-            Identity { service: service.to_owned(), version: version.to_owned(), instance: pod.to_owned() };
-        let app = App::new(identity);
-        let listener = listen(address).await?;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async move { drop(stopped.await) };
-        let task = task::spawn(serve(listener, app.clone(), stopped));
-        Ok(Self { pod: pod.to_owned(), address, app: Some(app), stop: Some(stop), task })
+        Self::start(App::new(Identity::of(service, version, pod)), pod, address).await
+    }
+
+    async fn start(app: App, pod: &str, address: SocketAddr) -> Result<Self> {
+        let mut instance = Self {
+            pod: pod.to_owned(),
+            address,
+            app: Some(app),
+            stop: None,
+            task: task::spawn(async {}),
+            hole: None,
+        };
+        instance.revive().await?;
+        Ok(instance)
     }
 
     /// Starts a server at the level of bytes in this process.
@@ -162,7 +203,7 @@ impl Instance {
                 task::detach(handle(stream));
             }
         });
-        Ok(Self { pod: pod.to_owned(), address, app: None, stop: None, task })
+        Ok(Self { pod: pod.to_owned(), address, app: None, stop: None, task, hole: None })
     }
 
     /// The sample service itself.
@@ -173,6 +214,31 @@ impl Instance {
     /// What the sample service saw.
     pub fn stats(&self) -> Result<&Stats> {
         Ok(self.app()?.stats())
+    }
+
+    /// Ends it as the death of its process would: its connections are reset, further ones refused.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.app()?.faults().kill();
+        std::mem::replace(&mut self.task, task::spawn(async {})).join().await
+    }
+
+    /// Ends it as a cable that breaks would: nothing that is sent to it is ever answered, not even a connect.
+    pub async fn vanish(&mut self) -> Result<()> {
+        self.kill().await?;
+        self.hole = Some(BlackHole::dig(self.address).await?);
+        Ok(())
+    }
+
+    /// Starts it again, at the same address and knowing all it has seen.
+    pub async fn revive(&mut self) -> Result<()> {
+        self.hole = None;
+        let app = self.app()?.clone();
+        let listener = listen(self.address).await?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        self.stop = Some(stop);
+        let stopped = async move { drop(stopped.await) };
+        self.task = task::spawn(serve(listener, app, stopped));
+        Ok(())
     }
 
     /// Stops accepting, finishes what is in flight, ends.

@@ -90,6 +90,16 @@ impl Policy {
         );
         self.apply(&format!("destination-{host}"), &yaml)
     }
+
+    /// A ResiliencePolicy for the Service `service` with this rest of the `spec`, given unindented.
+    pub fn resilience(&self, service: &str, spec: &str) -> Result<()> {
+        let spec = indent(spec, 2);
+        let yaml = format!(
+            "apiVersion: policy.pillion.dev/v1alpha1\nkind: ResiliencePolicy\nmetadata:\n  name: {service}\n  \
+             namespace: default\nspec:\n  targetRefs: [{{group: \"\", kind: Service, name: {service}}}]\n{spec}"
+        );
+        self.apply(&format!("resilience-{service}"), &yaml)
+    }
 }
 
 /// The subsets `v1` and `v2` by the label `version`, for [`Policy::destination`].

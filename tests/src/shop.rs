@@ -7,11 +7,13 @@
 mod app;
 mod faults;
 mod front;
+mod line;
 mod probe;
 mod serve;
 
 pub use app::{App, Identity};
-pub use faults::Faults;
+pub use faults::{Abandoned, Failure, Faults};
 pub use front::Front;
-pub use probe::Stats;
+pub use line::Unread;
+pub use probe::{ID, Seen, Stats};
 pub use serve::{HEADER_LIMIT, Service, serve};

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::access_log::AccessLog;
 use crate::address;
 use crate::client::Client;
 use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::wait::{eventually, within};
+
+/// The port of a sidecar's outbound listener.
+pub const OUTBOUND_PORT: u16 = 15001;
 
 /// A running sidecar.
 #[derive(Debug)]
@@ -104,6 +108,11 @@ impl Builder {
         self.arg("--inbound-app", &app.to_string())
     }
 
+    /// Writes an access log.
+    pub fn logging(self, log: &AccessLog) -> Self {
+        self.arg("--access-log", &log.path().display().to_string()).arg("--access-log-format", "json")
+    }
+
     /// The pod's address; a fresh one if not given.
     pub fn ip(mut self, ip: IpAddr) -> Self {
         self.ip = Some(ip);
@@ -128,7 +137,7 @@ impl Builder {
     /// Starts it without waiting for readiness.
     pub fn spawn(self) -> Result<Sidecar> {
         let ip = self.ip.map_or_else(address::unused, Ok)?;
-        let outbound = SocketAddr::new(ip, 15001);
+        let outbound = SocketAddr::new(ip, OUTBOUND_PORT);
         let inbound = SocketAddr::new(ip, self.inbound_port);
         let admin = SocketAddr::new(ip, 15000);
         let mut args = self.args;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pillion_tests::policy::{SUBSETS, TARGET_PORT};
-use pillion_tests::{Client, Instance, Mesh, Report, Sidecar, address, burst, eventually};
-use tokio::net::{TcpSocket, TcpStream};
+use pillion_tests::black_hole::BlackHole;
+use pillion_tests::policy::SUBSETS;
+use pillion_tests::{Client, Instance, Mesh, Report, Sidecar, burst, eventually};
 use tokio::time::Instant;
 
 async fn mesh(traffic_policy: &str) -> Result<(Mesh, Sidecar, Client, Instance)> {
@@ -139,29 +139,10 @@ async fn a_busy_connection_is_not_idle() -> Result<()> {
     Ok(())
 }
 
-/// A listener whose queue is full, so that further connections get no answer.
-async fn deaf(mesh: &mut Mesh) -> Result<(tokio::net::TcpListener, Vec<TcpStream>)> {
-    let ip = address::unused()?;
-    let socket = TcpSocket::new_v4()?;
-    socket.bind((ip, TARGET_PORT).into())?;
-    let listener = socket.listen(1)?;
-    mesh.policy.service("app")?;
-    mesh.policy.pod("app-deaf", "app", "v1", ip)?;
-    let mut queue = Vec::new();
-    for _ in 0..16 {
-        let dial = TcpStream::connect((ip, TARGET_PORT));
-        match tokio::time::timeout(Duration::from_millis(200), dial).await {
-            Ok(stream) => queue.push(stream?),
-            Err(_no_answer) => return Ok((listener, queue)),
-        }
-    }
-    anyhow::bail!("the queue of a listener with a backlog of 1 never fills")
-}
-
 #[tokio::test]
 async fn connect_timeout_ends_a_vain_wait() -> Result<()> {
     let mut mesh = Mesh::new()?;
-    let _deaf = deaf(&mut mesh).await?;
+    let _hole = BlackHole::dig(mesh.serve_nothing("app", "v1")?).await?;
     mesh.policy.destination("app", "trafficPolicy: {connectionPool: {tcp: {connectTimeout: 400ms}}}")?;
     let (_sidecar, client) = mesh.caller().await?;
     let begun = Instant::now();

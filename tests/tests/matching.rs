@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use http::Method;
-use pillion_tests::{Client, Mesh, Sidecar};
+use pillion_tests::{Client, Mesh, Sidecar, address, eventually};
 
 /// A mesh whose host `app` answers each request with the name of the rule that matched.
 async fn mesh(rules: &[(&str, &str)]) -> Result<(Mesh, Sidecar, Client)> {
@@ -195,6 +195,41 @@ async fn ports_and_sources_decide_which_rules_a_sidecar_has() -> Result<()> {
     ])
     .await?;
     check(&client, &[("/", "mine")]).await
+}
+
+#[tokio::test]
+async fn labels_of_a_client_s_pod_decide_which_rules_it_has() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    mesh.policy.service("app")?;
+    mesh.policy.routes(
+        "app",
+        "- {match: [{sourceLabels: {version: canary}}], directResponse: {status: 200, body: {string: canary}}}
+- {match: [{sourceLabels: {app: teller, version: v1}}], directResponse: {status: 200, body: {string: teller}}}
+- {directResponse: {status: 200, body: {string: others}}}",
+    )?;
+    let clients = [("taster", "canary", "canary"), ("teller", "v1", "teller"), ("teller-2", "v2", "others")];
+    let mut addresses = Vec::new();
+    for (workload, version, _) in clients {
+        let ip = address::unused()?;
+        mesh.policy.pod(&format!("{workload}-1"), workload, version, ip)?;
+        addresses.push(ip);
+    }
+    mesh.start().await?;
+    let mut sidecars = Vec::new();
+    for ((workload, _, expected), ip) in clients.into_iter().zip(addresses) {
+        let sidecar = mesh.sidecar(workload)?.ip(ip).start().await?;
+        let found = rule_of(&sidecar.app(), "app").await?;
+        ensure!(found == expected, "{workload}: {expected} wanted, got {found}");
+        sidecars.push(sidecar);
+    }
+    // Other labels, other rules.
+    mesh.policy.pod("teller-2-1", "teller-2", "canary", sidecars[2].admin.ip())?;
+    eventually("the labels have changed", || async {
+        let found = rule_of(&sidecars[2].app(), "app").await?;
+        ensure!(found == "canary", "{found}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

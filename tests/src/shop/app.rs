@@ -17,8 +17,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use super::faults::Setting;
+use super::faults::{Abandoned, Setting};
 use super::{Faults, Front, Service, Stats};
 use crate::body::{self, Body};
 use crate::task;
@@ -36,6 +37,13 @@ pub struct Identity {
     pub version: String,
     /// The instance's name.
     pub instance: String,
+}
+
+impl Identity {
+    /// An instance of a service.
+    pub fn of(service: &str, version: &str, instance: &str) -> Self {
+        Self { service: service.to_owned(), version: version.to_owned(), instance: instance.to_owned() }
+    }
 }
 
 /// One instance of a sample service; clones share everything.
@@ -71,30 +79,30 @@ impl App {
         &self.0.faults
     }
 
-    async fn route(&self, req: Request<Incoming>) -> Response<Body> {
+    async fn route(&self, req: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
         let path = req.uri().path().to_owned();
         let (name, argument) =
             path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
         match name {
-            "health" => return text(StatusCode::OK, "ok\n"),
-            "admin" => return self.admin(req).await,
+            "health" => return Ok(text(StatusCode::OK, "ok\n")),
+            "admin" => return Ok(self.admin(req).await),
             _ => {}
         }
-        let _present = self.0.stats.request();
+        let _present = self.0.stats.request(req.headers());
         if let Some(delay) = self.0.faults.delay() {
             tokio::time::sleep(delay).await;
         }
-        if self.0.faults.should_fail() {
-            return text(StatusCode::INTERNAL_SERVER_ERROR, "failed on request of /admin\n");
+        if let Some(failure) = self.0.faults.next() {
+            return failure.happen(req).await;
         }
         if req.headers().contains_key(UPGRADE) && req.version() == Version::HTTP_11 {
-            return upgrade(req);
+            return Ok(upgrade(req));
         }
         if is_grpc(req.headers()) {
-            return grpc_echo(req);
+            return Ok(grpc_echo(req));
         }
         let number = argument.parse::<u64>();
-        match (name, number) {
+        Ok(match (name, number) {
             ("status", Ok(code)) => {
                 match u16::try_from(code).ok().and_then(|code| StatusCode::from_u16(code).ok()) {
                     Some(status) => text(status, format!("status {code}\n")),
@@ -112,7 +120,7 @@ impl App {
             ("", _) => self.index(&req).await,
             // Whatever else arrives is told back, so that a rewritten path shows what became of it.
             _ => echo(req).await,
-        }
+        })
     }
 
     async fn index(&self, req: &Request<Incoming>) -> Response<Body> {
@@ -136,7 +144,7 @@ impl App {
                 return text(StatusCode::BAD_REQUEST, "the body broke off\n");
             };
             match serde_json::from_slice::<Setting>(&body.to_bytes()) {
-                Ok(setting) => self.0.faults.apply(&setting),
+                Ok(setting) => self.0.faults.apply(setting),
                 Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
             }
         }
@@ -153,19 +161,23 @@ impl App {
 }
 
 impl Service for App {
-    async fn call(&self, req: Request<Incoming>) -> Response<Body> {
-        let mut rsp = self.route(req).await;
+    async fn call(&self, req: Request<Incoming>) -> Result<Response<Body>, Abandoned> {
+        let mut rsp = self.route(req).await?;
         let Identity { service, version, instance } = &self.0.identity;
         for (name, value) in [("x-service", service), ("x-version", version), ("x-instance", instance)] {
             if let Ok(value) = HeaderValue::try_from(value) {
                 rsp.headers_mut().insert(name, value);
             }
         }
-        rsp
+        Ok(rsp)
     }
 
     fn stats(&self) -> &Stats {
         &self.0.stats
+    }
+
+    fn deaths(&self) -> watch::Receiver<()> {
+        self.0.faults.deaths()
     }
 }
 

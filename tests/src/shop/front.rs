@@ -39,6 +39,7 @@ const HANDED_ON: [&str; 9] = [
 #[derive(Debug)]
 pub struct Front {
     sidecar: Pooled,
+    parts: Vec<(String, String)>,
 }
 
 /// One aggregated answer.
@@ -50,16 +51,22 @@ pub(super) struct Page {
 }
 
 impl Front {
-    /// A front whose calls go through the sidecar listening at `outbound`.
+    /// The front of the shop, whose calls go through the sidecar listening at `outbound`.
     pub fn new(outbound: SocketAddr) -> Self {
-        Self { sidecar: Fixed::new(outbound).http1() }
+        Self::calling(outbound, &PARTS)
+    }
+
+    /// A front that calls these services: the key in its answer and the name it calls.
+    pub fn calling(outbound: SocketAddr, parts: &[(&str, &str)]) -> Self {
+        let parts = parts.iter().map(|&(key, service)| (key.to_owned(), service.to_owned())).collect();
+        Self { sidecar: Fixed::new(outbound).http1(), parts }
     }
 
     pub(super) async fn page(&self, served: &HeaderMap) -> Page {
-        let calls = PARTS.map(|(_, service)| self.call(service, served));
+        let calls = self.parts.iter().map(|(_, service)| self.call(service, served));
         let answers = join_all(calls).await;
         let mut page = Page { status: StatusCode::OK, parts: Map::new(), order_version: None };
-        for ((key, _), answer) in PARTS.into_iter().zip(answers) {
+        for ((key, _), answer) in self.parts.iter().zip(answers) {
             let part = match answer {
                 Ok(part) => part,
                 Err(failure) => {
@@ -70,7 +77,7 @@ impl Front {
             if key == "order" {
                 page.order_version = part.get("version").and_then(Value::as_str).map(str::to_owned);
             }
-            page.parts.insert(key.to_owned(), part);
+            page.parts.insert(key.clone(), part);
         }
         page
     }
