@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::access_log::AccessLog;
 use crate::address;
@@ -85,6 +86,13 @@ impl Sidecar {
         Ok(())
     }
 
+    /// The state of an endpoint, as `/endpoints` tells it.
+    pub async fn state_of(&self, endpoint: SocketAddr) -> Result<String> {
+        let page: Value = serde_json::from_str(&self.page("/endpoints").await?)?;
+        let state = find(&page, &endpoint.to_string()).and_then(|found| found.get("state")?.as_str());
+        state.map(str::to_owned).with_context(|| format!("no state of {endpoint} in {page}"))
+    }
+
     /// Waits until a page of its admin port contains a text.
     pub async fn shows(&self, path: &str, text: &str) -> Result<()> {
         eventually(&format!("{text:?} in {path}"), || async {
@@ -161,6 +169,18 @@ impl Builder {
         let mut sidecar = self.spawn()?;
         sidecar.wait_ready().await?;
         Ok(sidecar)
+    }
+}
+
+/// The first object, however deep, whose `address` is this.
+fn find<'a>(page: &'a Value, address: &str) -> Option<&'a Value> {
+    match page {
+        Value::Object(fields) => {
+            let here = fields.get("address").and_then(Value::as_str) == Some(address);
+            here.then_some(page).or_else(|| fields.values().find_map(|inner| find(inner, address)))
+        }
+        Value::Array(items) => items.iter().find_map(|inner| find(inner, address)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 

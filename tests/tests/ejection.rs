@@ -115,9 +115,9 @@ async fn one_of_three_turns_bad(bad: Bad) -> Result<()> {
     if !matches!(bad, Bad::BreakingOff) {
         repeated.expect_no_failure()?;
     }
-    assert_eq!(shop.figure("pillion_outlier_ejections_active").await?, 1.0);
-    let page = shop.sidecar.page("/endpoints").await?;
-    ensure!(page.contains("eject"), "{page}");
+    let state = shop.sidecar.state_of(shop.apps[0].address).await?;
+    let connects = !matches!(bad, Bad::Refusing | Bad::BlackHoled);
+    ensure!(state == "ejected" || (state == "unreachable" && !connects), "it is {state}");
     Ok(())
 }
 
@@ -213,15 +213,58 @@ async fn one_request_finds_out_whether_it_has_healed() -> Result<()> {
 async fn what_the_app_cannot_help_is_counted_apart_if_asked() -> Result<()> {
     let split = "splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3";
     let detection = format!("{{consecutive5xxErrors: 0, {split}, interval: 1s, baseEjectionTime: 30s}}");
-    let mut shop = shop(3, &detection).await?;
+    let shop = shop(3, &detection).await?;
     shop.fail(0, Failure::status(503))?;
     ensure!(shop.requests(60).await.failures > 10);
     assert_eq!(shop.figure("pillion_outlier_ejections_active").await?, 0.0);
-    shop.apps[1].kill().await?;
+    // It still takes connections, and breaks them.
+    shop.fail(1, Failure::Reset)?;
     shop.requests(60).await;
     assert_eq!(shop.figure("pillion_outlier_ejections_active").await?, 1.0);
+    assert_eq!(shop.sidecar.state_of(shop.apps[1].address).await?, "ejected");
     shop.apps[0].app()?.faults().recover();
     shop.requests(60).await.expect_no_failure()
+}
+
+#[tokio::test]
+async fn a_share_of_failures_is_enough_if_asked() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let mut apps = Vec::new();
+    for _ in 0..3 {
+        apps.push(mesh.serve("app", "v1").await?);
+    }
+    let share = "failurePercentageThreshold: 30, failurePercentageMinimumHosts: 3";
+    let volume = "failurePercentageRequestVolume: 10";
+    let detection =
+        format!("{{consecutive5xxErrors: 0, {share}, {volume}, interval: 1s, baseEjectionTime: 30s}}");
+    mesh.policy.resilience("app", &format!("outlierDetection: {detection}"))?;
+    let (sidecar, client) = mesh.caller().await?;
+    apps[0].app()?.faults().fail_some(50, Failure::status(500));
+    let load = Load::start(100, 100, move || client.get("http://app/").send());
+    eventually("an ejection", || async {
+        ensure!(sidecar.state_of(apps[0].address).await? == "ejected");
+        Ok(())
+    })
+    .await?;
+    for good in &apps[1..] {
+        assert_eq!(sidecar.state_of(good.address).await?, "healthy");
+    }
+    load.stop().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn in_a_panic_ejections_are_ignored() -> Result<()> {
+    let detection = "{consecutive5xxErrors: 3, interval: 1s, baseEjectionTime: 30s, minHealthPercent: 80}";
+    let shop = shop(3, detection).await?;
+    shop.fail(0, Failure::status(500))?;
+    shop.requests(60).await;
+    assert_eq!(shop.sidecar.state_of(shop.apps[0].address).await?, "ejected");
+    // Two of three are fewer than 80 %.
+    let reached = shop.reached(0)?;
+    shop.requests(100).await;
+    ensure!(shop.reached(0)? > reached + 10, "{} of 100", shop.reached(0)? - reached);
+    Ok(())
 }
 
 #[tokio::test]
@@ -287,8 +330,7 @@ async fn the_seed_s_rule_means_what_it_says() -> Result<()> {
     let report = requests(100).await;
     assert_eq!((report.failures, reached(1)? - before, ejected().await?), (5, 5, 1.0));
     // For thirty seconds it is left alone, and its subset goes on with two.
-    let page = sidecar.page("/endpoints").await?;
-    ensure!(page.contains("eject"), "{page}");
+    assert_eq!(sidecar.state_of(apps[1].address).await?, "ejected");
     requests(100).await.expect_no_failure()?;
     Ok(())
 }

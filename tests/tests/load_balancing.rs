@@ -54,6 +54,23 @@ async fn least_request_is_the_default_and_avoids_the_slow() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn peak_ewma_avoids_the_slow_even_when_nobody_waits() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let mut apps = Vec::new();
+    for _ in 0..3 {
+        apps.push(mesh.serve("app", "v1").await?);
+    }
+    mesh.policy.resilience("app", "loadBalancer: {simple: PEAK_EWMA}")?;
+    let (_sidecar, client) = mesh.caller().await?;
+    apps[0].app()?.faults().set_delay(Duration::from_millis(100));
+    // One at a time: requests under way say nothing.
+    burst(200, 1, || client.get("http://app/").send()).await.expect_no_failure()?;
+    let counts = counts(&apps)?;
+    ensure!(counts[0] < 20 && counts[1] > 40 && counts[2] > 40, "{counts:?}");
+    Ok(())
+}
+
 /// The instance that answered.
 fn instance(reply: &Reply) -> String {
     reply.header("x-instance").to_owned()

@@ -117,6 +117,21 @@ async fn each_condition_repeats_its_failures_and_no_others() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_policy_names_statuses_and_headers() -> Result<()> {
+    let shop = shop_resilient("{attempts: 1, statusCodes: [418], headers: [x-again]}").await?;
+    for (id, failure, tries) in [
+        ("listed", Failure::status(418), 2),
+        ("marked", Failure::status(404).with("x-again", ""), 2),
+        ("other", Failure::status(404), 1),
+        ("server", Failure::status(500), 1),
+    ] {
+        shop.fail_once(Method::GET, id, failure).await?;
+        ensure!(shop.seen(id)?.len() == tries, "{id}: {} tries", shop.seen(id)?.len());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn grpc_statuses_are_repeated_from_the_head_and_from_early_trailers() -> Result<()> {
     let both = |code| vec![Failure::grpc(code), Failure::grpc_trailers(code)];
     let conditions: [Condition; 5] = [
