@@ -50,10 +50,9 @@ async fn each_key_has_its_hundred_in_a_quarter_of_an_hour() -> Result<()> {
 #[tokio::test]
 async fn who_is_refused_learns_when_to_come_back() -> Result<()> {
     let shop = shop("{requests: 3, per: 30s, key: {header: x-api-key}}").await?;
-    for left in [2, 1, 0] {
+    for _ in 0..3 {
         let reply = shop.get("one").await?.expect(200)?;
         ensure!(reply.flag().is_empty());
-        assert_eq!((number(&reply, "ratelimit-limit")?, number(&reply, "ratelimit-remaining")?), (3, left));
     }
     let call = shop.client.get("http://app/").header("x-api-key", "one").header("x-request-id", "a");
     let reply = call.send().await?.expect_own(429, "RL")?;
