@@ -118,6 +118,17 @@ impl Outgoing {
         self.spare.as_ref().is_some_and(|spare| spare.body.is_none())
     }
 
+    /// There will be no further try: nothing more is kept of the body.
+    pub fn settle(&mut self) {
+        let Some(kept) = self.spare.take().and_then(|spare| spare.body) else { return };
+        let mut kept = kept.borrow_mut();
+        kept.is_over = true;
+        if kept.latest <= 1 {
+            // The only try has read all that was kept.
+            kept.read = Vec::new();
+        }
+    }
+
     /// The head of the next try, where it is at hand.
     pub fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
         match (&mut self.ready, &mut self.spare) {
@@ -153,7 +164,9 @@ impl Kept {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         if let Some(data) = frame.data_ref() {
             self.bytes += data.len();
-            if self.bytes > MAX_REPLAY {
+            if self.is_over {
+                // Nobody will ask for it.
+            } else if self.bytes > MAX_REPLAY {
                 self.is_over = true;
                 self.read = Vec::new();
             } else {

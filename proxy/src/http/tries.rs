@@ -186,6 +186,7 @@ impl Tries<'_> {
                 }
             };
             let Some(trouble) = trouble else {
+                outgoing.settle();
                 if result.is_ok() && finish.repeated > 0 {
                     gauges.retry_successes.fetch_add(1, Relaxed);
                 }
@@ -211,6 +212,7 @@ impl Tries<'_> {
                     self.mark(outgoing, finish.repeated, now);
                 }
                 Verdict::Stop(stop) => {
+                    outgoing.settle();
                     self.stopped(worker, stop, result.is_ok(), finish, now);
                     return result;
                 }

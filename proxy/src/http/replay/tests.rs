@@ -77,6 +77,23 @@ fn a_body_beyond_the_limit_is_passed_on_once() {
 }
 
 #[test]
+fn what_is_settled_is_read_to_its_end_and_not_kept() {
+    for tries in 1..3 {
+        let mut outgoing = Outgoing::repeatable(request(&[10, 20], true));
+        let mut body = outgoing.take().unwrap().into_body();
+        body.frame().now_or_never().unwrap().unwrap().unwrap();
+        let mut left = 20;
+        if tries == 2 {
+            body = outgoing.take().unwrap().into_body();
+            left = 30;
+        }
+        outgoing.settle();
+        assert!(outgoing.take().is_none());
+        assert_eq!(read(body), (left, true));
+    }
+}
+
+#[test]
 fn what_was_not_sent_is_put_back() {
     let mut outgoing = Outgoing::once(request(&[1], false));
     let untouched = outgoing.take().unwrap();
