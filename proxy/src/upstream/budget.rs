@@ -1,8 +1,8 @@
 //! How many repetitions a destination is asked to bear, over all workers.
 //!
 //! The *rate* form follows the Gateway API's retry constraint: over the last interval, repetitions are at most a share
-//! of the first tries, or a number per second if that is more. That number is kept for every single second, not saved
-//! up: with 10 a second over 10 s, a destination that had no traffic gets 10 repetitions in its first second, not 100.
+//! of the first tries, or a number per second if that is more. That number is saved up for [`SAVED`] and no longer: with
+//! 10 a second over 10 s, a destination that had no traffic gets 30 repetitions at once, not 100.
 //! So a destination never gets more than 1 + share times the first tries and the number per second on top. The
 //! *concurrency* form is Envoy's: repetitions under way, in relation to requests under way.
 //!
@@ -29,8 +29,11 @@ mod tests;
 
 /// Buckets of an interval; each one more makes the share more exact and the question dearer.
 const BUCKETS: u32 = 20;
-/// The shortest interval of the rate form, also the time for which its number per second is kept.
+/// The shortest interval of the rate form.
 const SECOND: Duration = Duration::from_secs(1);
+/// For how long its number per second is saved up: enough for the first seconds of a failure, before there is traffic
+/// of which a share could be taken.
+const SAVED: u32 = 3;
 
 /// The budget of one destination.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ struct Retries {
     /// The latest time asked about: threads may come with slightly earlier ones.
     latest: Instant,
     in_interval: Rolling,
-    in_second: Rolling,
+    lately: Rolling,
 }
 
 /// A repetition under way.
@@ -68,8 +71,8 @@ impl Budget {
                 let interval = interval.max(SECOND);
                 // One bucket more than the time to be covered, because the newest has only begun.
                 let in_interval = Rolling::new(interval, BUCKETS + 1, now);
-                let in_second = Rolling::new(SECOND, BUCKETS + 1, now);
-                let retries = Mutex::new(Retries { latest: now, in_interval, in_second });
+                let lately = Rolling::new(SECOND * SAVED, BUCKETS + 1, now);
+                let retries = Mutex::new(Retries { latest: now, in_interval, lately });
                 (Some(Rolling::new(interval, BUCKETS, now)), Some(retries))
             }
             RetryBudget::Concurrency { interval, .. } if interval.is_zero() => (None, None),
@@ -124,11 +127,12 @@ impl Budget {
         let spent = retries.in_interval.sum(now);
         let millis = u64::try_from(interval.max(SECOND).as_millis()).unwrap_or(u64::MAX);
         let floor = u64::from(min_per_second).saturating_mul(millis) / 1000;
-        let is_within_floor = || spent < floor && retries.in_second.sum(now) < u64::from(min_per_second);
+        let saved = u64::from(min_per_second) * u64::from(SAVED);
+        let is_within_floor = || spent < floor && retries.lately.sum(now) < saved;
         let allowed = spent < share(of, requests.sum(now)) || is_within_floor();
         if allowed {
             retries.in_interval.add(now);
-            retries.in_second.add(now);
+            retries.lately.add(now);
         }
         allowed
     }

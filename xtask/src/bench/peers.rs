@@ -25,6 +25,8 @@ const START_SECONDS: u64 = 20;
 pub(super) struct Peer {
     pub(super) kind: Kind,
     pub(super) n_workers: u32,
+    /// With retries, outlier detection, limits and timeouts (and Pillion's breaker), which cost and find nothing to do.
+    pub(super) has_policy: bool,
 }
 
 /// A program, or none at all.
@@ -39,16 +41,22 @@ pub(super) enum Kind {
 
 /// All peers, in the order in which they take turns.
 pub(super) const PEERS: &[Peer] = &[
-    Peer { kind: Kind::Pillion, n_workers: 1 },
-    Peer { kind: Kind::Envoy, n_workers: 1 },
-    Peer { kind: Kind::Haproxy, n_workers: 1 },
-    Peer { kind: Kind::Nginx, n_workers: 1 },
-    Peer { kind: Kind::Direct, n_workers: 1 },
-    Peer { kind: Kind::Pillion, n_workers: 2 },
-    Peer { kind: Kind::Envoy, n_workers: 2 },
+    Peer::plain(Kind::Pillion, 1),
+    Peer::plain(Kind::Envoy, 1),
+    Peer { has_policy: true, ..Peer::plain(Kind::Pillion, 1) },
+    Peer { has_policy: true, ..Peer::plain(Kind::Envoy, 1) },
+    Peer::plain(Kind::Haproxy, 1),
+    Peer::plain(Kind::Nginx, 1),
+    Peer::plain(Kind::Direct, 1),
+    Peer::plain(Kind::Pillion, 2),
+    Peer::plain(Kind::Envoy, 2),
 ];
 
 impl Peer {
+    pub(super) const fn plain(kind: Kind, n_workers: u32) -> Self {
+        Self { kind, n_workers, has_policy: false }
+    }
+
     /// The name that `--only` takes and the tables show.
     pub(super) fn name(self) -> String {
         let name = match self.kind {
@@ -58,7 +66,11 @@ impl Peer {
             Kind::Nginx => "nginx",
             Kind::Direct => "direct",
         };
-        if self.n_workers == 1 { name.to_owned() } else { format!("{name}-{}", self.n_workers) }
+        match (self.has_policy, self.n_workers) {
+            (true, _) => format!("{name}-policy"),
+            (false, 1) => name.to_owned(),
+            (false, n_workers) => format!("{name}-{n_workers}"),
+        }
     }
 
     /// nginx of the common distributions speaks no HTTP/2 to an upstream.
@@ -208,7 +220,16 @@ fn envoy(
 ) -> Result<Child> {
     let options =
         if upstream == Protocol::Http2 { "http2_protocol_options" } else { "http_protocol_options" };
-    let file = write(directory, "envoy.yaml", &config.replace("@UPSTREAM@", options))?;
+    let (of_route, of_cluster) = if peer.has_policy {
+        (include_str!("config/envoy-route.yaml"), include_str!("config/envoy-cluster.yaml"))
+    } else {
+        ("", "")
+    };
+    let config = config
+        .replace("@UPSTREAM@", options)
+        .replace("@ROUTE@", of_route.trim_end())
+        .replace("@CLUSTER@", of_cluster);
+    let file = write(directory, "envoy.yaml", &config)?;
     let n_workers = peer.n_workers.to_string();
     let args = ["-c", &file, "--concurrency", &n_workers, "--disable-hot-restart", "--log-level", "warning"];
     Child::spawn(programs.envoy.as_deref().context("envoy is not installed")?, &args, directory)
@@ -261,6 +282,9 @@ fn pillion(
         .replace("@SIDECAR@", label)
         .replace("@TARGET@", &target.to_string());
     write(&policy, "bench.yaml", &objects)?;
+    if peer.has_policy {
+        write(&policy, "policy.yaml", include_str!("config/pillion-policy.yaml"))?;
+    }
     let source = format!("dir:{}", policy.display());
     let control_plane = Child::spawn(
         &programs.control_plane,

@@ -57,14 +57,14 @@ fn table(results: &Results, scenario: Scenario) -> Vec<String> {
         if lines.is_empty() {
             lines.push(format!("\n{}", scenario.title()));
             lines.push(format!(
-                "{:<10}|{:^28}|{:^41}|{:^23}|",
+                "{:<14}|{:^28}|{:^41}|{:^23}|",
                 "",
                 "full load",
                 format!("at {} req/s", load::RATE),
                 "RSS MiB"
             ));
             lines.push(format!(
-                "{:<10}|{:>8} {:>6} {:>10}  |{:>8} {:>6} {:>7} {:>7} {:>6}  |{:>6} {:>7} {:>7} |{:>7}",
+                "{:<14}|{:>8} {:>6} {:>10}  |{:>8} {:>6} {:>7} {:>7} {:>6}  |{:>6} {:>7} {:>7} |{:>7}",
                 "",
                 "CPU us",
                 "x",
@@ -83,7 +83,7 @@ fn table(results: &Results, scenario: Scenario) -> Vec<String> {
         let row = row(results, scenario, *peer, samples);
         let cell = |measure, digits| show(row.value(measure), digits);
         lines.push(format!(
-            "{:<10}|{:>8} {:>6} {:>10}  |{:>8} {:>6} {:>7} {:>7} {:>6}  |{:>6} {:>7} {:>7} |{:>7}",
+            "{:<14}|{:>8} {:>6} {:>10}  |{:>8} {:>6} {:>7} {:>7} {:>6}  |{:>6} {:>7} {:>7} |{:>7}",
             peer.name(),
             cell("full_cpu_us", 1),
             show(row.ratio("full_cpu_us"), 2),

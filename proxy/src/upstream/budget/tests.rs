@@ -20,15 +20,15 @@ fn burst(budget: &Arc<Budget>, now: Instant) -> usize {
 }
 
 #[test]
-fn without_traffic_the_floor_holds_for_every_second() {
+fn without_traffic_the_floor_is_saved_up_for_a_moment() {
     let start = Instant::now();
     let budget = budget(&RetryBudget::default(), None, start);
     let mut allowed = 0;
     for tenth in 0..100 {
         let now = start + Duration::from_millis(100 * tenth);
         allowed += burst(&budget, now);
-        if tenth < 10 {
-            assert_eq!(allowed, 10, "not what has been saved up over the interval");
+        if tenth < 30 {
+            assert_eq!(allowed, 30, "not what has been saved up over the interval");
         }
     }
     assert!((90..=100).contains(&allowed), "{allowed} in 10 s");
@@ -94,15 +94,12 @@ fn requests_begun_count_where_the_policy_says_so() {
 #[test]
 fn max_retries_holds_in_addition() {
     let now = Instant::now();
-    let budget = budget(&rate(100.0, 2, Duration::from_secs(10)), Some(1), now);
+    let budget = budget(&rate(100.0, 1, Duration::from_secs(10)), Some(1), now);
     let first = budget.try_retry(now, 0).unwrap();
     assert!(budget.try_retry(now, 0).is_none());
     drop(first);
-    assert!(budget.try_retry(now, 0).is_some());
-    assert!(
-        budget.try_retry(now, 0).is_none(),
-        "what met maxRetries was not taken from the rate, what ran was"
-    );
+    let rest = (0..10).filter(|_| budget.try_retry(now, 0).is_some()).count();
+    assert_eq!(rest, 2, "what met maxRetries was not taken from the three of the rate, what ran was");
     assert_eq!(budget.under_way(), 0);
 }
 
@@ -167,8 +164,8 @@ proptest! {
             let floor = u64::from(min_per_second) * interval_millis / 1000;
             if retries.last() == Some(&now) {
                 prop_assert!(spent <= of_traffic.max(floor), "{} of {} or {}", spent, of_traffic, floor);
-                let in_second = within(&retries, SECOND);
-                prop_assert!(spent <= of_traffic || in_second <= u64::from(min_per_second));
+                let lately = within(&retries, SECOND * SAVED);
+                prop_assert!(spent <= of_traffic || lately <= u64::from(min_per_second * SAVED));
             }
         }
         prop_assert_eq!(budget.under_way(), 0);

@@ -1,7 +1,7 @@
 use super::*;
 
-const ENVOY: Peer = Peer { kind: Kind::Envoy, n_workers: 1 };
-const PILLION: Peer = Peer { kind: Kind::Pillion, n_workers: 1 };
+const ENVOY: Peer = Peer::plain(Kind::Envoy, 1);
+const PILLION: Peer = Peer::plain(Kind::Pillion, 1);
 
 fn samples(cpu: &[f64]) -> Samples {
     Samples::from([("full_cpu_us", cpu.to_vec())])
