@@ -100,7 +100,7 @@ impl<T: Describe> Describe for BTreeMap<String, T> {
 }
 
 impl Describe for bool {
-    const REQUIRED: bool = false;
+    const REQUIRED: Self = false;
 
     fn describe() -> Value {
         json!({ "type": "boolean" })

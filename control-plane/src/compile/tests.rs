@@ -377,6 +377,9 @@ fn everything(index: &Index) -> String {
         ("service", "shop/order-service.default:80"),
         ("service", "default/api:8080"),
         ("service", "shop/cart:80"),
+        ("service", "default/a:80"),
+        ("service", "default/odd:80"),
+        ("service", "default/user-service:80"),
         ("endpoints", "order-service.default.svc.cluster.local:80"),
         ("endpoints", "cart.shop.svc.cluster.local:80"),
         ("workload", "default/order-v1"),
@@ -390,7 +393,7 @@ fn everything(index: &Index) -> String {
 fn corpus() -> Vec<Arc<Stored>> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/compile");
     let mut files = Files::new(naming());
-    for name in ["split", "rules", "slices"] {
+    for name in ["split", "rules", "slices", "policy", "conflicts"] {
         files.put(name, fs::read_to_string(directory.join(name).with_extension("yaml")).unwrap());
     }
     let stored = |event| match event {

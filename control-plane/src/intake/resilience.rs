@@ -211,3 +211,6 @@ fn read_key(given: &api::RateLimitKey, report: &mut Report) -> Option<RateLimitK
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ fn seed(name: &str) -> String {
 }
 
 /// What is said about a text, as `severity path: reason`.
-fn remarks(text: &str) -> Vec<String> {
+pub(super) fn remarks(text: &str) -> Vec<String> {
     let problems: Vec<Problem> = match read_file("x.yaml", text, &naming()) {
         Err(problem) => vec![*problem],
         Ok(documents) => documents
@@ -33,7 +33,7 @@ fn remarks(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn errors(text: &str) -> Vec<String> {
+pub(super) fn errors(text: &str) -> Vec<String> {
     let all = remarks(text);
     all.iter().filter_map(|remark| remark.strip_prefix("error ")).map(str::to_owned).collect()
 }
@@ -88,29 +88,35 @@ fn fields(text: &str) -> Vec<(usize, String)> {
     fields
 }
 
+/// Misspells every field of a file and counts how often that was noticed by name.
+pub(super) fn assert_misspellings(name: &str, text: &str) -> usize {
+    let mut tried = 0;
+    for (number, key) in fields(text) {
+        for wrong in misspellings(&key) {
+            let lines = text.lines().enumerate();
+            let changed: Vec<String> = lines
+                .map(|(at, line)| match at == number {
+                    true => line.replacen(&format!("{key}:"), &format!("{wrong}:"), 1),
+                    false => line.to_owned(),
+                })
+                .collect();
+            let found = errors(&changed.join("\n"));
+            assert!(
+                found.iter().any(|error| error.contains(&format!("{wrong:?}"))),
+                "{name}:{}: {wrong} for {key} gave {found:?}",
+                number + 1
+            );
+            tried += 1;
+        }
+    }
+    tried
+}
+
 #[test]
 fn every_misspelt_field_of_the_seed_files_is_rejected_by_name() {
     let mut tried = 0;
     for name in ["istio-config.yaml", "kubernetes-service.yaml"] {
-        let text = seed(name);
-        for (number, key) in fields(&text) {
-            for wrong in misspellings(&key) {
-                let lines = text.lines().enumerate();
-                let changed: Vec<String> = lines
-                    .map(|(at, line)| match at == number {
-                        true => line.replacen(&format!("{key}:"), &format!("{wrong}:"), 1),
-                        false => line.to_owned(),
-                    })
-                    .collect();
-                let found = errors(&changed.join("\n"));
-                assert!(
-                    found.iter().any(|error| error.contains(&format!("{wrong:?}"))),
-                    "{name}:{}: {wrong} for {key} gave {found:?}",
-                    number + 1
-                );
-                tried += 1;
-            }
-        }
+        tried += assert_misspellings(name, &seed(name));
     }
     assert!(tried > 300, "only {tried} misspellings were tried");
 }
@@ -150,14 +156,14 @@ fn misspelt_kinds_versions_and_values_are_rejected_by_name() {
     }
 }
 
-fn virtual_service(http: &str) -> String {
+pub(super) fn virtual_service(http: &str) -> String {
     let indented: String = http.lines().map(|line| format!("    {line}\n")).collect();
     format!(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: x}}\nspec:\n  hosts: [a]\n  http:\n{indented}"
     )
 }
 
-fn rule(spec: &str) -> String {
+pub(super) fn rule(spec: &str) -> String {
     let indented: String = spec.lines().map(|line| format!("  {line}\n")).collect();
     format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: x}}\nspec:\n  host: a\n{indented}"
@@ -165,7 +171,7 @@ fn rule(spec: &str) -> String {
 }
 
 /// Each mistake in a list of rules, and a part of what must be said about it.
-fn assert_named(cases: &[(&str, &str)]) {
+pub(super) fn assert_named(cases: &[(&str, &str)]) {
     for (http, expected) in cases {
         let found = errors(&virtual_service(&http.replace("ROUTE", "route: [{destination: {host: a}}]")));
         assert!(found.iter().any(|error| error.contains(expected)), "{http}: {found:?}");

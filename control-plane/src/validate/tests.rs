@@ -3,8 +3,8 @@ use pillion_policy::name::Hostname;
 use super::*;
 use crate::{naming::Naming, source::files::Files};
 
-const SERVICE: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {selector: {app: a}, ports: [{port: 80, targetPort: web}]}\n";
-const POD: &str = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a-1, labels: {app: a}}\nspec: {containers: [{ports: [{name: web, containerPort: 8080}]}]}\nstatus: {podIP: 10.0.0.1}\n";
+pub(super) const SERVICE: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {selector: {app: a}, ports: [{port: 80, targetPort: web}]}\n";
+pub(super) const POD: &str = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: a-1, labels: {app: a}}\nspec: {containers: [{ports: [{name: web, containerPort: 8080}]}]}\nstatus: {podIP: 10.0.0.1}\n";
 
 fn route(name: &str, host: &str, destination: &str) -> String {
     format!(
@@ -12,14 +12,14 @@ fn route(name: &str, host: &str, destination: &str) -> String {
     )
 }
 
-fn rule(name: &str, spec: &str) -> String {
+pub(super) fn rule(name: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
     )
 }
 
 /// What is said about the objects, as `severity path: reason`.
-fn remarks(parts: &[&str]) -> Vec<String> {
+pub(super) fn remarks(parts: &[&str]) -> Vec<String> {
     let naming = Naming::new(&Hostname::new("cluster.local").unwrap());
     let mut files = Files::new(naming.clone());
     files.put("x.yaml", parts.concat());
