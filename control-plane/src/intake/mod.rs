@@ -223,7 +223,7 @@ fn read_kind(
             .map(Box::new)
             .map(Object::DestinationRule),
         Kind::ResiliencePolicy => read_spec(node, report)
-            .and_then(|spec| report.field("spec", |report| resilience::read(&spec, key, report)))
+            .map(|spec| report.field("spec", |report| resilience::read(&spec, key, report)))
             .map(Box::new)
             .map(Object::ResiliencePolicy),
     }

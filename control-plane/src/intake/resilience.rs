@@ -27,7 +27,7 @@ use crate::{
 /// Failures in a row that open a breaker which says nothing else.
 const CONSECUTIVE_FAILURES: u32 = 5;
 
-pub(super) fn read(spec: &api::ResiliencePolicy, key: &Key, report: &mut Report) -> Option<ResiliencePolicy> {
+pub(super) fn read(spec: &api::ResiliencePolicy, key: &Key, report: &mut Report) -> ResiliencePolicy {
     let targets = report.field("targetRefs", |report| targets(&spec.target_refs, report));
     let (retry, budget) = match &spec.retry {
         Some(retry) => report.field("retry", |report| retry::of_policy(retry, spec.timeout, report)),
@@ -57,12 +57,12 @@ pub(super) fn read(spec: &api::ResiliencePolicy, key: &Key, report: &mut Report)
         // A breaker belongs to a rule only where the policy is for one.
         breaker: None,
     };
-    let policy = ResiliencePolicy { targets: targets?, cluster, route };
+    let policy = ResiliencePolicy { targets, cluster, route };
     check_reach(&policy, report);
-    Some(policy)
+    policy
 }
 
-fn targets(refs: &[api::PolicyTarget], report: &mut Report) -> Option<Vec<PolicyTarget>> {
+fn targets(refs: &[api::PolicyTarget], report: &mut Report) -> Vec<PolicyTarget> {
     if refs.is_empty() {
         report.error("at least one target is needed");
     }
@@ -80,7 +80,7 @@ fn targets(refs: &[api::PolicyTarget], report: &mut Report) -> Option<Vec<Policy
             targets.push(target);
         });
     }
-    Some(targets)
+    targets
 }
 
 fn target_kind(given: &api::PolicyTarget, report: &mut Report) -> Option<Kind> {
@@ -107,7 +107,9 @@ fn check_reach(policy: &ResiliencePolicy, report: &mut Report) {
         .filter(|(_, given)| given(&policy.cluster))
         .map(|(field, _)| *field)
         .collect();
-    if given.is_empty() && RouteSettings::FIELDS.iter().all(|(_, given)| !given(&policy.route)) {
+    let silent = given.is_empty() && RouteSettings::FIELDS.iter().all(|(_, given)| !given(&policy.route));
+    // A field that could not be read was meant to say something.
+    if silent && !report.has_errors() {
         report.error("it says nothing about its targets");
     }
     let for_service = policy.targets.iter().any(|target| target.kind == Kind::Service);

@@ -143,6 +143,37 @@ fn a_change_goes_to_those_who_asked_for_it() {
 }
 
 #[test]
+fn a_policy_travels_whole_and_only_to_whom_it_concerns() {
+    let mut mesh = Mesh::new(&(service("user-service", 80) + &service("b", 80)));
+    let (one, two) = (mesh.connect("default/one"), mesh.connect("default/two"));
+    mesh.subscribe(one, "default/user-service:80");
+    mesh.subscribe(two, "default/b:80");
+    mesh.received(one);
+    mesh.received(two);
+    let policy = include_str!("../../../tests/data/every-field.yaml").replace("sectionName: http", "");
+    mesh.save("policy.yaml", &policy);
+    let name = "default/user-service:80";
+    assert_eq!((mesh.received(one), mesh.received(two)), (vec![name.to_owned()], vec![]));
+    let name = name.parse().unwrap();
+    let made = compile::resource(
+        &mesh.state.index,
+        &mesh.state.mesh,
+        ResourceKind::Service,
+        "default/user-service:80",
+        None,
+    );
+    let Some(pillion_policy::Resource::Service(made)) = made else { panic!("no policy") };
+    let arrived = mesh.proxies[one].snapshot.service(&name).unwrap();
+    assert_eq!(**arrived, *made);
+    let route = &arrived.routes()[0].resilience;
+    let cluster = &arrived.clusters()[0].resilience;
+    assert!(route.retry.is_some() && route.rate_limit.is_some() && route.fault.abort.is_some());
+    assert!(cluster.breaker.is_some() && cluster.bulkhead.is_some() && cluster.outlier.is_some());
+    mesh.save("policy.yaml", "");
+    assert_eq!((mesh.received(one).len(), mesh.received(two).len()), (1, 0));
+}
+
+#[test]
 fn what_nobody_asks_for_any_more_is_forgotten() {
     let mut mesh = Mesh::new(&service("a", 80));
     let (one, two) = (mesh.connect("default/one"), mesh.connect("default/two"));
