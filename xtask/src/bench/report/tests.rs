@@ -26,6 +26,6 @@ fn ratios_are_to_envoy_of_the_same_scenario_and_workers() {
     assert_eq!(document["results"][0]["ratio_to_envoy"]["full_cpu_us"], 0.5);
     assert_eq!(document["results"][1]["ratio_to_envoy"], json!({}), "no envoy with two workers ran");
     let lines = table(&results, Scenario::Http1);
-    assert!(lines.iter().any(|line| line.starts_with("pillion   |    15.0   0.50")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("pillion       |    15.0   0.50")), "{lines:#?}");
     assert!(table(&results, Scenario::Http2).is_empty());
 }
