@@ -24,4 +24,7 @@ pub use check::{Checked, check_files};
 pub use config::{Config, Outbound, Source};
 pub use crds::crds;
 pub use problem::{Problem, Severity};
-pub use serve::{ProxyStatus, Refusal, StatusReport};
+pub use serve::{
+    BreakerState, EndpointState, ProxyStatus, Refusal, StatusReport, Unhealthy, UnhealthyBreaker,
+    UnhealthyEndpoint,
+};

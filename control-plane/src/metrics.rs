@@ -27,6 +27,9 @@ pub(crate) struct Metrics {
     removals: Counter,
     /// Changes taken in from the source.
     pub(crate) updates: Counter,
+    open_breakers: Gauge,
+    ejected_endpoints: Gauge,
+    unreachable_endpoints: Gauge,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,6 +40,17 @@ struct OfKind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfSeverity {
     severity: String,
+}
+
+/// What the reports of all proxies add up to; what several see counts several times.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Totals {
+    /// Breakers that are not closed.
+    pub(crate) breakers: u64,
+    /// Endpoints that outlier detection leaves alone.
+    pub(crate) ejected: u64,
+    /// Endpoints to which no connection can be made.
+    pub(crate) unreachable: u64,
 }
 
 impl Metrics {
@@ -50,6 +64,9 @@ impl Metrics {
             resources: Counter::default(),
             removals: Counter::default(),
             updates: Counter::default(),
+            open_breakers: Gauge::default(),
+            ejected_endpoints: Gauge::default(),
+            unreachable_endpoints: Gauge::default(),
         };
         let mut registry = Registry::default();
         registry.register("pillion_objects", "Objects in force", metrics.objects.clone());
@@ -63,6 +80,25 @@ impl Metrics {
         registry.register("pillion_resources_sent", "Resources sent to proxies", metrics.resources.clone());
         registry.register("pillion_removals_sent", "Removals sent to proxies", metrics.removals.clone());
         registry.register("pillion_updates", "Changes taken in from the source", metrics.updates.clone());
+        for (name, help, gauge) in [
+            (
+                "pillion_reported_open_breakers",
+                "Breakers that are not closed, over all proxies",
+                &metrics.open_breakers,
+            ),
+            (
+                "pillion_reported_ejected_endpoints",
+                "Endpoints left alone by outlier detection, over all proxies",
+                &metrics.ejected_endpoints,
+            ),
+            (
+                "pillion_reported_unreachable_endpoints",
+                "Endpoints to which no connection can be made, over all proxies",
+                &metrics.unreachable_endpoints,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
         metrics.registry = Arc::new(registry);
         metrics
     }
@@ -87,6 +123,17 @@ impl Metrics {
     pub(crate) fn sent(&self, resources: usize, removals: usize) {
         self.resources.inc_by(resources as u64);
         self.removals.inc_by(removals as u64);
+    }
+
+    /// Notes what proxies report at the moment.
+    pub(crate) fn reported(&self, totals: Totals) {
+        for (gauge, total) in [
+            (&self.open_breakers, totals.breakers),
+            (&self.ejected_endpoints, totals.ejected),
+            (&self.unreachable_endpoints, totals.unreachable),
+        ] {
+            gauge.set(i64::try_from(total).unwrap_or(i64::MAX));
+        }
     }
 
     /// Everything, as Prometheus reads it.

@@ -1,4 +1,4 @@
-//! The discovery service: carries messages between streams and the state.
+//! The services for proxies: carry messages between streams and the state, and reports to it.
 
 use std::{
     net::SocketAddr,
@@ -6,9 +6,15 @@ use std::{
     time::Duration,
 };
 
-use pillion_xds::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+use pillion_xds::{
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+    },
+    report::{
+        HealthReport, HealthReportReply,
+        reports_server::{Reports, ReportsServer},
+    },
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,9 +31,16 @@ const RESPONSES: usize = 8;
 /// How often an idle connection is probed, and how long the answer may take: a proxy that vanished is noticed.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
+/// Largest report in bytes: what is listed at most, with long names.
+const MAX_REPORT: usize = 1 << 20;
+
 struct Ads {
     hub: Hub,
     next: AtomicU64,
+}
+
+struct Gatherer {
+    hub: Hub,
 }
 
 /// Serves proxies until `stop`.
@@ -36,13 +49,15 @@ pub(crate) async fn serve(
     hub: Hub,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let service = AggregatedDiscoveryServiceServer::new(Ads { hub, next: AtomicU64::new(0) });
+    let reports = ReportsServer::new(Gatherer { hub: hub.clone() }).max_decoding_message_size(MAX_REPORT);
+    let discovery = AggregatedDiscoveryServiceServer::new(Ads { hub, next: AtomicU64::new(0) });
     // Small messages must not wait for company.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_service(service)
+        .add_service(discovery)
+        .add_service(reports)
         .serve_with_incoming_shutdown(incoming, stop)
         .await
 }
@@ -57,12 +72,27 @@ impl AggregatedDiscoveryService for Ads {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (responses, outgoing) = mpsc::channel(RESPONSES);
-        let stopping = |_| Status::unavailable("the control plane is stopping");
-        self.hub.send(Command::Open(id, responses)).await.map_err(stopping)?;
         let peer = request.remote_addr();
+        self.hub.send(Command::Open(id, peer, responses)).await.map_err(stopping)?;
         task::spawn("proxy stream", carry(request.into_inner(), self.hub.clone(), id, peer));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
+}
+
+#[tonic::async_trait]
+impl Reports for Gatherer {
+    async fn report(&self, request: Request<HealthReport>) -> Result<Response<HealthReportReply>, Status> {
+        let stranger = || Status::failed_precondition("the connection carries no discovery stream");
+        let peer = request.remote_addr().ok_or_else(stranger)?;
+        let report = request.into_inner();
+        let question = |answer| Command::Unhealthy(peer, report, answer);
+        let is_known = self.hub.ask(question).await.map_err(stopping)?;
+        if is_known { Ok(Response::new(HealthReportReply {})) } else { Err(stranger()) }
+    }
+}
+
+fn stopping(_: anyhow::Error) -> Status {
+    Status::unavailable("the control plane is stopping")
 }
 
 /// Hands the messages of a proxy on until its stream ends.

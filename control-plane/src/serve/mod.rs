@@ -2,23 +2,30 @@
 //!
 //! One task owns everything that changes (`state`): the index, the resources in demand and the sessions. Streams and
 //! the admin port talk to it by [`Command`]s through a bounded queue, so there is no lock and every answer comes from
-//! one consistent state.
+//! one consistent state. What proxies report of destinations in trouble is kept there, too (`reports`).
 
 mod ads;
+mod reports;
 mod state;
 mod status;
 
-use std::future::pending;
+use std::{future::pending, net::SocketAddr};
 
 use anyhow::{Context, Result};
-use pillion_xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use pillion_xds::{
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    report::HealthReport,
+};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 use tonic::Status;
 
-pub use self::status::{ProxyStatus, Refusal, StatusReport};
+pub use self::status::{
+    BreakerState, EndpointState, ProxyStatus, Refusal, StatusReport, Unhealthy, UnhealthyBreaker,
+    UnhealthyEndpoint,
+};
 pub(crate) use self::{ads::serve, state::State};
 use crate::source::Update;
 
@@ -28,12 +35,14 @@ const QUEUE: usize = 1024;
 /// What the state is told and asked.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A proxy has connected; its responses go here.
-    Open(u64, mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>),
+    /// A proxy has connected from there; its responses go here.
+    Open(u64, Option<SocketAddr>, mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>),
     /// A proxy has sent a message.
     Receive(u64, Box<DeltaDiscoveryRequest>),
     /// A proxy is gone.
     Close(u64),
+    /// The proxy connected from there has reported destinations in trouble; is there such a proxy?
+    Unhealthy(SocketAddr, HealthReport, oneshot::Sender<bool>),
     /// What is there to be said about objects and proxies?
     Report(oneshot::Sender<StatusReport>),
     /// What is every resource in demand?
@@ -71,13 +80,7 @@ pub(crate) async fn run(
     mut queue: mpsc::Receiver<Command>,
 ) {
     loop {
-        let due = state.due();
-        let check = async {
-            match due {
-                Some(at) => sleep_until(at).await,
-                None => pending().await,
-            }
-        };
+        let (check, expire) = (at(state.due()), at(state.expiry()));
         tokio::select! {
             // Changes first: what is sent next should already carry them.
             biased;
@@ -90,6 +93,14 @@ pub(crate) async fn run(
                 None => return,
             },
             () = check => state.check(),
+            () = expire => state.expire(),
         }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -23,6 +24,7 @@ use tonic::Status;
 
 use super::{
     Command,
+    reports::Reports,
     status::{ProxyStatus, Refusal, StatusReport},
 };
 use crate::{
@@ -57,6 +59,7 @@ pub(crate) struct State {
     problems: Vec<Problem>,
     demand: BTreeMap<ResourceKind, FxHashMap<Asked, Demanded>>,
     proxies: BTreeMap<u64, Proxy>,
+    reports: Reports,
 }
 
 /// A name somebody subscribed to. The policy of a destination depends on which workload asks for it.
@@ -73,6 +76,7 @@ struct Demanded {
 #[derive(Debug)]
 struct Proxy {
     session: server::Session,
+    peer: Option<SocketAddr>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     since: Instant,
     /// Nonces of responses it has not answered.
@@ -103,6 +107,7 @@ impl State {
             problems: Vec::new(),
             demand: BTreeMap::new(),
             proxies: BTreeMap::new(),
+            reports: Reports::default(),
         }
     }
 
@@ -183,9 +188,13 @@ impl State {
     /// Obeys a command or answers a question.
     pub(crate) fn handle(&mut self, command: Command) {
         match command {
-            Command::Open(id, responses) => {
+            Command::Open(id, peer, responses) => {
+                if let Some(peer) = peer {
+                    self.reports.open(peer);
+                }
                 let proxy = Proxy {
                     session: server::Session::new(),
+                    peer,
                     responses,
                     since: Instant::now(),
                     unanswered: BTreeMap::new(),
@@ -195,6 +204,11 @@ impl State {
             }
             Command::Receive(id, request) => self.receive(id, *request),
             Command::Close(id) => self.close(id),
+            Command::Unhealthy(peer, report, answer) => {
+                let is_known = self.reports.receive(peer, report, Instant::now());
+                self.metrics.reported(self.reports.totals());
+                let _ = answer.send(is_known);
+            }
             // Who asked may have gone meanwhile.
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::Dump(answer) => drop(answer.send(self.dump())),
@@ -271,6 +285,21 @@ impl State {
         for (kind, name) in proxy.session.names() {
             self.release(id, kind, &(name.to_owned(), proxy.asking(kind)));
         }
+        if let Some(peer) = proxy.peer {
+            self.reports.close(peer);
+            self.metrics.reported(self.reports.totals());
+        }
+    }
+
+    /// When [`State::expire`] should be called.
+    pub(crate) fn expiry(&self) -> Option<Instant> {
+        self.reports.expiry()
+    }
+
+    /// Forgets reports that have not been repeated.
+    pub(crate) fn expire(&mut self) {
+        self.reports.expire(Instant::now());
+        self.metrics.reported(self.reports.totals());
     }
 
     /// Sends a proxy what it has not been told yet.
@@ -310,11 +339,22 @@ impl State {
                 refusals: proxy.refusals.iter().cloned().collect(),
             })
         });
+        let now = Instant::now();
+        let unhealthy = self.proxies.values().filter_map(|proxy| {
+            let node = proxy.session.node()?;
+            let address = node.metadata.get("pod_ip").map(|ip| format!("@{ip}")).unwrap_or_default();
+            self.reports.of(proxy.peer?, format!("{}{address}", node.workload), now)
+        });
         let mut objects: BTreeMap<String, usize> = BTreeMap::new();
         for stored in self.index.objects() {
             *objects.entry(stored.key.kind.to_string()).or_default() += 1;
         }
-        StatusReport { objects, problems: self.problems.clone(), proxies: proxies.collect() }
+        StatusReport {
+            objects,
+            problems: self.problems.clone(),
+            proxies: proxies.collect(),
+            unhealthy: unhealthy.collect(),
+        }
     }
 
     fn dump(&self) -> serde_json::Value {

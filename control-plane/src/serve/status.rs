@@ -1,13 +1,16 @@
 //! What `/status` says, and `pillion status` prints.
 
+mod unhealthy;
+
 use std::{collections::BTreeMap, fmt};
 
 use pillion_policy::ResourceKind;
 use serde::{Deserialize, Serialize};
 
+pub use self::unhealthy::{BreakerState, EndpointState, Unhealthy, UnhealthyBreaker, UnhealthyEndpoint};
 use crate::problem::Problem;
 
-/// Objects in force, what is wrong, and who is connected.
+/// Objects in force, what is wrong, who is connected, and what they see of each other.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StatusReport {
     /// How many objects of each kind are in force.
@@ -16,6 +19,8 @@ pub struct StatusReport {
     pub problems: Vec<Problem>,
     /// Every connected proxy.
     pub proxies: Vec<ProxyStatus>,
+    /// What proxies report of destinations in trouble; those that report none are left out.
+    pub unhealthy: Vec<Unhealthy>,
 }
 
 /// A connected proxy.
@@ -69,6 +74,6 @@ impl fmt::Display for StatusReport {
                 writeln!(f, "    refused {}: {}", refusal.kind, refusal.message)?;
             }
         }
-        Ok(())
+        unhealthy::write(f, &self.unhealthy)
     }
 }

@@ -26,6 +26,11 @@ pub mod google {
 }
 
 pub mod pillion {
+    pub mod report {
+        pub mod v1 {
+            include!("generated/pillion.report.v1.rs");
+        }
+    }
     pub mod v1 {
         include!("generated/pillion.v1.rs");
     }

@@ -72,6 +72,8 @@ pub mod version;
 
 pub use encode::Encoded;
 pub(crate) use generated::pillion::v1 as pillion;
-pub use generated::{envoy::service::discovery::v3 as discovery, google::protobuf};
+pub use generated::{
+    envoy::service::discovery::v3 as discovery, google::protobuf, pillion::report::v1 as report,
+};
 pub use node::Node;
 pub use version::Version;

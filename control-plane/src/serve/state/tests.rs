@@ -44,7 +44,7 @@ impl Mesh {
     fn connect(&mut self, workload: &str) -> usize {
         let id = self.proxies.len() as u64;
         let (sender, responses) = mpsc::channel(8);
-        self.state.handle(Command::Open(id, sender));
+        self.state.handle(Command::Open(id, Some(peer(id)), sender));
         let mut session = client::Session::new(Node::new(workload.parse().unwrap()));
         session.connected();
         self.proxies.push(TestProxy {
@@ -92,6 +92,11 @@ impl Mesh {
     fn received(&mut self, proxy: usize) -> Vec<String> {
         std::mem::take(&mut self.proxies[proxy].received)
     }
+}
+
+/// Where the proxy of a stream is connected from.
+fn peer(id: u64) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 1024 + u16::try_from(id).unwrap()))
 }
 
 fn service(name: &str, port: u16) -> String {
@@ -200,7 +205,7 @@ fn a_proxy_that_comes_back_gets_only_what_differs() {
     mesh.received(proxy);
     mesh.save("x.yaml", &(service("a", 80) + &service("b", 80).replace("port: 80", "name: http, port: 80")));
     let (sender, responses) = mpsc::channel(8);
-    mesh.state.handle(Command::Open(9, sender));
+    mesh.state.handle(Command::Open(9, Some(peer(9)), sender));
     mesh.proxies[proxy].id = 9;
     mesh.proxies[proxy].responses = responses;
     mesh.proxies[proxy].session.connected();
@@ -212,7 +217,7 @@ fn a_proxy_that_comes_back_gets_only_what_differs() {
 fn a_breach_of_the_protocol_closes_the_stream() {
     let mut mesh = Mesh::new("");
     let (sender, mut responses) = mpsc::channel(8);
-    mesh.state.handle(Command::Open(7, sender));
+    mesh.state.handle(Command::Open(7, None, sender));
     mesh.state.handle(Command::Receive(7, Box::default()));
     assert_eq!(responses.try_recv().unwrap().unwrap_err().code(), tonic::Code::InvalidArgument);
     assert!(mesh.state.proxies.is_empty());
@@ -243,6 +248,47 @@ fn the_report_names_proxies_refusals_and_problems() {
     assert!(text.contains("1 Service") && text.contains("default/api: in sync"), "{text}");
     let dump = mesh.state.dump().to_string();
     assert!(dump.contains("a.default.svc.cluster.local:80"), "{dump}");
+}
+
+#[test]
+fn what_proxies_report_is_shown_while_they_are_connected() {
+    let mut mesh = Mesh::new("");
+    let proxy = mesh.connect("default/api");
+    let report = |mesh: &mut Mesh, from: u64| {
+        let breaker = pillion_xds::report::BreakerHealth {
+            name: "app:80".to_owned(),
+            reason: "5 failures in a row".to_owned(),
+            ..Default::default()
+        };
+        let (answer, mut is_known) = tokio::sync::oneshot::channel();
+        let report = pillion_xds::report::HealthReport {
+            breakers: vec![breaker],
+            breakers_total: 1,
+            ..Default::default()
+        };
+        mesh.state.handle(Command::Unhealthy(peer(from), report, answer));
+        is_known.try_recv().unwrap()
+    };
+    assert!(mesh.state.report().to_string().contains("no open breakers, no ejected endpoints"));
+    assert!(!report(&mut mesh, 99), "nobody is connected from there");
+    let id = mesh.proxies[proxy].id;
+    assert!(report(&mut mesh, id));
+    let shown = mesh.state.report();
+    assert_eq!(
+        (&*shown.unhealthy[0].proxy, &*shown.unhealthy[0].breakers[0].name),
+        ("default/api", "app:80")
+    );
+    let text = shown.to_string();
+    assert!(text.contains("app:80: open for 0 s in default/api: 5 failures in a row"), "{text}");
+    assert!(mesh.state.expiry().is_some());
+    let figure = |mesh: &Mesh, value| {
+        let text = mesh.state.metrics.text().unwrap();
+        assert!(text.contains(&format!("pillion_reported_open_breakers {value}")), "{text}");
+    };
+    figure(&mesh, 1);
+    mesh.state.handle(Command::Close(id));
+    assert!(mesh.state.report().unhealthy.is_empty());
+    figure(&mesh, 0);
 }
 
 #[test]
