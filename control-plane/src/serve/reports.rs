@@ -106,7 +106,7 @@ impl Reports {
                 cluster: endpoint.cluster.clone(),
                 address: endpoint.address.clone(),
                 state: EndpointState::try_from(endpoint.state).ok()?.into(),
-                for_seconds: endpoint.age_ms.map(age),
+                for_seconds: age(endpoint.age_ms),
                 retry_in_seconds: endpoint.retry_in_ms.map(left),
                 reason: endpoint.reason.clone(),
             })

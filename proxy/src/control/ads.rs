@@ -2,7 +2,7 @@
 //!
 //! Messages go between the stream and the session; when the stream ends it is opened again after a pause that grows
 //! to five seconds. What is held stays in force meanwhile, and the next stream begins by saying what that is, so only
-//! differences travel.
+//! differences travel. Reports of what is not well travel beside the stream.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -20,7 +20,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::{state::Control, store};
+use super::{report::Calls, state::Control, store};
 use crate::{telemetry::metrics::Metrics, worker::Demand};
 
 /// First and longest pause between attempts to connect.
@@ -68,6 +68,7 @@ pub struct Client {
 struct Stream {
     outbox: mpsc::Sender<DeltaDiscoveryRequest>,
     inbox: Streaming<DeltaDiscoveryResponse>,
+    reports: Calls,
 }
 
 impl Client {
@@ -153,6 +154,7 @@ impl Client {
             if let Err(reason) = self.send(&stream.outbox).await {
                 break reason;
             }
+            stream.reports.begin(Instant::now(), |now| self.control.trouble(now));
             tokio::select! {
                 message = stream.inbox.message() => match message {
                     Ok(Some(response)) => {
@@ -162,6 +164,7 @@ impl Client {
                     Ok(None) => break "it ended the stream".to_owned(),
                     Err(status) => break status.to_string(),
                 },
+                () = stream.reports.ended() => {}
                 () = self.step(tick) => {}
             }
         };
@@ -226,8 +229,9 @@ async fn connect(endpoint: Endpoint) -> Result<Stream, tonic::Status> {
         .connect()
         .await
         .map_err(unavailable)?;
+    let reports = Calls::new(channel.clone());
     let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
     let (outbox, requests) = mpsc::channel(OUTBOX);
     let inbox = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
-    Ok(Stream { outbox, inbox })
+    Ok(Stream { outbox, inbox, reports })
 }

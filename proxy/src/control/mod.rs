@@ -2,9 +2,10 @@
 //!
 //! One task owns everything here. [`ads`] carries messages between the control plane and the sans-io session of
 //! `pillion-xds`; [`state`] turns what the session says into the next view and publishes it; [`store`] reads and
-//! writes resources as files. Requests never come here: they ask for unknown hosts through a bounded channel and are
-//! woken by the next view.
+//! writes resources as files; [`report`] decides what the control plane is told in return. Requests never come here:
+//! they ask for unknown hosts through a bounded channel and are woken by the next view.
 
 pub mod ads;
+pub mod report;
 pub mod state;
 pub mod store;

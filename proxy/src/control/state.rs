@@ -21,12 +21,13 @@ use pillion_xds::{
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use super::report::{self, Report};
 use crate::{
     telemetry::{
         metrics::Metrics,
         requests::{Labels, Reporter},
     },
-    upstream::{Guards, Registry, Upstream},
+    upstream::{Guards, Registry, Upstream, breaker::Breaker},
     view::{Destination, Entry, Usage, View, Views},
     worker::Demand,
 };
@@ -113,8 +114,21 @@ impl Control {
 
     /// Every breaker, of clusters and of rules, as JSON for people.
     pub fn breakers(&self, now: Instant) -> serde_json::Value {
+        self.all_breakers().map(|breaker| breaker.describe(now)).collect()
+    }
+
+    /// What is not well, for the control plane.
+    pub fn trouble(&self, now: Instant) -> Report {
+        let endpoints = self.registry.iter().flat_map(|upstream| {
+            upstream.left_alone().into_iter().map(|left| report::Endpoint::of(upstream.name(), left))
+        });
+        let breakers = self.all_breakers().filter_map(|breaker| report::Breaker::of(breaker.trouble(now)?));
+        Report::new(breakers.collect(), endpoints.collect())
+    }
+
+    fn all_breakers(&self) -> impl Iterator<Item = Arc<Breaker>> {
         let of_clusters = self.registry.iter().filter_map(|upstream| upstream.breaker().cloned());
-        of_clusters.chain(self.guards.breakers()).map(|breaker| breaker.describe(now)).collect()
+        of_clusters.chain(self.guards.breakers())
     }
 
     /// Starts from what an earlier process held, or from a file.

@@ -66,6 +66,19 @@ pub struct Permit {
     ticket: Option<Ticket>,
 }
 
+/// What is to be told of a breaker that is not closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Its name.
+    pub name: Arc<str>,
+    /// OPEN or HALF_OPEN.
+    pub state: State,
+    /// When it entered that state.
+    pub since: Instant,
+    /// Why it has opened.
+    pub reason: Option<Reason>,
+}
+
 /// What one event has changed.
 struct Transition {
     from: State,
@@ -214,6 +227,19 @@ impl Breaker {
             machine.catch_up(now);
             machine.state()
         })
+    }
+
+    /// Its state and why, unless it is CLOSED; that costs one atomic load.
+    pub fn trouble(&self, now: Instant) -> Option<Trouble> {
+        if self.gate.load(Acquire) & STATE == State::Closed as u64 {
+            return None;
+        }
+        let (state, since, reason) = self.settle(|machine| {
+            machine.catch_up(now);
+            (machine.state(), machine.since(), machine.reason())
+        });
+        let name = Arc::clone(&self.name);
+        (state != State::Closed).then_some(Trouble { name, state, since, reason })
     }
 
     /// Its state and the reasons for it as JSON, for people.

@@ -27,6 +27,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::describe::LeftAlone;
 use super::{
     breaker::Breaker,
     budget::Budget,

@@ -67,6 +67,7 @@ pub struct LiveEndpoint {
 #[derive(Debug, Default)]
 struct Unreached {
     times: u32,
+    since: Option<Instant>,
     reason: Arc<str>,
 }
 
@@ -207,6 +208,7 @@ impl LiveEndpoint {
             return;
         }
         unreached.times = unreached.times.saturating_add(1);
+        unreached.since.get_or_insert(now);
         unreached.reason = Arc::clone(reason);
         let doublings = (unreached.times - 1).min(16);
         let backoff = FIRST_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF);
@@ -306,6 +308,15 @@ impl LiveEndpoint {
                 times: unreached.times,
             },
         }
+    }
+
+    /// Since when, and why lately, no connection could be made; `None` when one can, which costs one atomic load.
+    pub(super) fn unreachable_since(&self) -> Option<(Instant, Arc<str>)> {
+        if self.reach.is_open() {
+            return None;
+        }
+        let unreached = self.unreached();
+        Some((unreached.since?, Arc::clone(&unreached.reason)))
     }
 
     fn unreached(&self) -> MutexGuard<'_, Unreached> {

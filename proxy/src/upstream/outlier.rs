@@ -11,9 +11,12 @@ mod monitor;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use pillion_policy::resilience::OutlierDetection;
@@ -129,6 +132,12 @@ impl Outliers {
             "ejected": bench.detector.ejected(),
             "mayBeEjected": Detector::allowed(&self.policy, bench.detector.members()),
         })
+    }
+
+    /// Since when an endpoint is ejected, until when, and why.
+    pub(super) fn ejection(&self, live: &LiveEndpoint) -> Option<(Range<Instant>, String)> {
+        let (ejection, _) = self.bench().detector.ejection(live.id())?;
+        Some((ejection.since..ejection.until, ejection.cause.to_string()))
     }
 
     /// The ejection of an endpoint as JSON, for people.

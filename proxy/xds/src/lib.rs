@@ -57,6 +57,8 @@
 //! # }
 //! ```
 //!
+//! Beside it is [`report`], by which a proxy tells what is not well among the destinations it calls.
+//!
 //! [xDS protocol]: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
 #![warn(missing_docs)]

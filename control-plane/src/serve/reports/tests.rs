@@ -22,7 +22,7 @@ fn bad() -> HealthReport {
             address: "10.0.0.7:3000".to_owned(),
             state: EndpointState::Ejected.into(),
             reason: "5 server errors".to_owned(),
-            age_ms: Some(2000),
+            age_ms: 2000,
             retry_in_ms: Some(28_000),
         }],
         breakers_total: 1,
@@ -45,7 +45,7 @@ fn a_report_stands_until_the_next() {
         (status::BreakerState::HalfOpen, 11)
     );
     let endpoint = &shown.endpoints[0];
-    assert_eq!((endpoint.for_seconds, endpoint.retry_in_seconds), (Some(12), Some(18)));
+    assert_eq!((endpoint.for_seconds, endpoint.retry_in_seconds), (12, Some(18)));
     assert_eq!((shown.more_breakers, shown.more_endpoints), (0, 8));
     assert!(reports.receive(peer(1), HealthReport::default(), now));
     assert_eq!(reports.totals(), NONE);

@@ -53,8 +53,8 @@ pub struct UnhealthyEndpoint {
     pub address: String,
     /// Ejected or unreachable.
     pub state: EndpointState,
-    /// For how long, if that is known.
-    pub for_seconds: Option<u64>,
+    /// For how long.
+    pub for_seconds: u64,
     /// When it may be tried again, if that is known.
     pub retry_in_seconds: Option<u64>,
     /// Why.
@@ -86,7 +86,7 @@ pub enum EndpointState {
 struct Seen<'a> {
     proxies: BTreeSet<&'a str>,
     /// The longest of them.
-    for_seconds: Option<u64>,
+    for_seconds: u64,
     /// The soonest of them.
     retry_in_seconds: Option<u64>,
     /// What the one that has seen it longest says.
@@ -94,13 +94,7 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn add(
-        &mut self,
-        proxy: &'a str,
-        for_seconds: Option<u64>,
-        retry_in_seconds: Option<u64>,
-        reason: &'a str,
-    ) {
+    fn add(&mut self, proxy: &'a str, for_seconds: u64, retry_in_seconds: Option<u64>, reason: &'a str) {
         if self.proxies.is_empty() || for_seconds > self.for_seconds {
             (self.for_seconds, self.reason) = (for_seconds, reason);
         }
@@ -111,9 +105,7 @@ impl<'a> Seen<'a> {
 
 impl fmt::Display for Seen<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(seconds) = self.for_seconds {
-            write!(f, " for {seconds} s")?;
-        }
+        write!(f, " for {} s", self.for_seconds)?;
         let named: Vec<&str> = self.proxies.iter().copied().take(MAX_NAMED).collect();
         let named = named.join(", ");
         match self.proxies.len() {
@@ -138,7 +130,7 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, unhealthy: &[Unhealthy]) -> fmt:
     for Unhealthy { proxy, breakers: of_proxy, endpoints: endpoints_of_proxy, .. } in unhealthy {
         for breaker in of_proxy {
             let seen = breakers.entry((breaker.state, &breaker.name)).or_default();
-            seen.add(proxy, Some(breaker.for_seconds), None, &breaker.reason);
+            seen.add(proxy, breaker.for_seconds, None, &breaker.reason);
         }
         for endpoint in endpoints_of_proxy {
             let seen = endpoints.entry((endpoint.state, &endpoint.cluster, &endpoint.address)).or_default();

@@ -66,6 +66,9 @@ fn opens_after_consecutive_failures_only() {
     let told = breaker.describe(now + Duration::from_secs(10));
     assert_eq!(told["state"], "open");
     assert_eq!(told["why"], "5 consecutive failures, the last: timed out");
+    let trouble = breaker.trouble(now + Duration::from_secs(10)).unwrap();
+    assert_eq!((trouble.state, trouble.since), (State::Open, now));
+    assert_eq!(trouble.reason.unwrap().to_string(), "5 consecutive failures, the last: timed out");
     assert_eq!((&told["retryAfterMs"], &told["forMs"]), (&20_000.into(), &10_000.into()));
     assert_eq!((&told["opened"], &told["rejected"]), (&1.into(), &1.into()));
 }

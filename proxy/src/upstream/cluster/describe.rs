@@ -1,6 +1,6 @@
 //! A cluster for people: what its endpoints are doing, and why.
 
-use std::sync::atomic::Ordering;
+use std::{net::SocketAddr, sync::atomic::Ordering};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -8,7 +8,35 @@ use tokio::time::Instant;
 use super::Upstream;
 use crate::upstream::{endpoint::Health, outlier::Outliers, set::Member};
 
+/// An endpoint that is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// When that began.
+    pub since: Instant,
+    /// Until when outlier detection leaves it alone; nothing when just no connection can be made.
+    pub ejected_until: Option<Instant>,
+    /// Why.
+    pub reason: String,
+}
+
 impl Upstream {
+    /// Its endpoints that are left alone. Those that are not cost two atomic loads each.
+    pub fn left_alone(&self) -> Vec<LeftAlone> {
+        let outliers = self.state.outliers.load();
+        let left_alone = |member: &Member| {
+            let (live, address) = (&member.live, member.live.address());
+            let ejection = outliers.as_ref().filter(|_| live.is_ejected());
+            if let Some((time, reason)) = ejection.and_then(|outliers| outliers.ejection(live)) {
+                return Some(LeftAlone { address, since: time.start, ejected_until: Some(time.end), reason });
+            }
+            let (since, reason) = live.unreachable_since()?;
+            Some(LeftAlone { address, since, ejected_until: None, reason: reason.to_string() })
+        };
+        self.endpoints().members().iter().filter_map(left_alone).collect()
+    }
+
     /// Its endpoints, their health and load as JSON.
     pub fn describe(&self, now: Instant) -> Value {
         let endpoints = self.endpoints();

@@ -224,6 +224,11 @@ fn all_return_when_detection_changes_and_none_when_the_rest_does() {
     assert_eq!(described["endpoints"][1]["state"], "ejected");
     assert_eq!(described["endpoints"][1]["ejected"]["why"], "5 server errors in a row");
     assert_eq!(described["outlierDetection"]["mayBeEjected"], 2);
+    let left_alone = upstream.left_alone();
+    assert_eq!(left_alone.len(), 2);
+    assert_eq!((left_alone[1].address, left_alone[1].since), (address(2), now));
+    assert_eq!(left_alone[1].ejected_until, Some(now + Duration::from_secs(30)));
+    assert_eq!(left_alone[1].reason, "5 server errors in a row");
     cluster.pool.max_requests = 7;
     let upstream = upstream.with_policy(cluster.clone());
     assert!(admit(&upstream).is_err());
@@ -234,6 +239,22 @@ fn all_return_when_detection_changes_and_none_when_the_rest_does() {
     cluster.resilience.outlier = None;
     let upstream = upstream.with_policy(cluster);
     assert!(upstream.describe(now)["outlierDetection"].is_null());
+    assert!(upstream.left_alone().is_empty());
+}
+
+#[test]
+fn what_cannot_be_reached_is_left_alone_since_the_first_time() {
+    let start = Instant::now();
+    let upstream = upstream(policy(LoadBalancer::LeastRequest, None), 2, start);
+    let live = Arc::clone(&upstream.endpoints().members()[0].live);
+    for second in [0, 60] {
+        live.unreachable(&"refused".into(), start + Duration::from_secs(second));
+        let left_alone = upstream.left_alone();
+        assert_eq!((left_alone.len(), left_alone[0].address, left_alone[0].since), (1, address(1), start));
+        assert_eq!((&*left_alone[0].reason, left_alone[0].ejected_until), ("refused", None));
+    }
+    live.reachable();
+    assert!(upstream.left_alone().is_empty());
 }
 
 #[test]

@@ -44,10 +44,10 @@ pub struct EndpointHealth {
     /// Why, for people.
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
-    /// For how long; absent when that is not known.
-    #[prost(uint64, optional, tag = "5")]
-    pub age_ms: ::core::option::Option<u64>,
-    /// When a request may try it; absent when the next one may, or when that is not known.
+    /// For how long.
+    #[prost(uint64, tag = "5")]
+    pub age_ms: u64,
+    /// When a request may try it; absent when that changes too often to be told.
     #[prost(uint64, optional, tag = "6")]
     pub retry_in_ms: ::core::option::Option<u64>,
 }

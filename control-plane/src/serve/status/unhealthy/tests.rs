@@ -19,7 +19,7 @@ fn with_breaker(name: &str, state: BreakerState, for_seconds: u64, reason: &str)
 fn with_endpoint(
     name: &str,
     state: EndpointState,
-    for_seconds: Option<u64>,
+    for_seconds: u64,
     retry_in_seconds: Option<u64>,
 ) -> Unhealthy {
     let endpoint = UnhealthyEndpoint {
@@ -65,15 +65,15 @@ fn what_several_proxies_see_is_one_line() {
 #[test]
 fn endpoints_say_when_they_are_tried_again() {
     let seen = [
-        with_endpoint("default/a", EndpointState::Ejected, Some(3), Some(27)),
-        with_endpoint("default/b", EndpointState::Ejected, Some(2), Some(4)),
-        with_endpoint("default/b", EndpointState::Unreachable, None, None),
+        with_endpoint("default/a", EndpointState::Ejected, 3, Some(27)),
+        with_endpoint("default/b", EndpointState::Ejected, 2, Some(4)),
+        with_endpoint("default/b", EndpointState::Unreachable, 1, None),
     ];
     assert_eq!(
         text(&seen),
         "open breakers: 0\nejected endpoints: 2\n  10.0.0.7:3000 of app:80: ejected for 3 s in 2 proxies \
          (default/a, default/b), tried again in 4 s: it failed\n  \
-         10.0.0.7:3000 of app:80: unreachable in default/b: it failed\n"
+         10.0.0.7:3000 of app:80: unreachable for 1 s in default/b: it failed\n"
     );
 }
 
