@@ -264,7 +264,8 @@ async fn all_tries_together_have_the_time_of_the_request() -> Result<()> {
     let tries = shop.seen("a")?.len();
     ensure!((2..=4).contains(&tries), "{tries} tries of 200 ms in 700 ms");
     let took = shop.log.line_of("a").await?.duration_ms;
-    ensure!((690.0..3000.0).contains(&took), "{took} ms");
+    // It ends a little sooner when there is no time for another try.
+    ensure!((400.0..3000.0).contains(&took), "{took} ms");
     Ok(())
 }
 
@@ -302,12 +303,13 @@ async fn endpoints_already_tried_are_avoided() -> Result<()> {
     for _ in 0..3 {
         apps.push(mesh.serve("app", "v1").await?);
     }
-    mesh.policy.routes("app", &format!("- retries: {{attempts: 2, retryOn: 5xx}}\n  {TO_APP}"))?;
+    // More than any budget would allow otherwise.
+    let budget = "budget: {minRetriesPerSecond: 1000}";
+    mesh.policy.resilience("app", &format!("retry: {{attempts: 2, retryOn: [5xx], {budget}}}"))?;
     let (_sidecar, client) = mesh.caller().await?;
     apps[0].app()?.faults().fail(Failure::status(503));
     apps[1].app()?.faults().fail(Failure::status(503));
-    // Few enough for the retries that the budget allows without any traffic.
-    burst(15, 1, || client.get("http://app/").send()).await.expect_no_failure()?;
+    burst(40, 1, || client.get("http://app/").send()).await.expect_no_failure()?;
     ensure!(apps[0].stats()?.requests() + apps[1].stats()?.requests() > 0, "nothing had to be repeated");
     Ok(())
 }
