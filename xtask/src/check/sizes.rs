@@ -16,8 +16,8 @@ const CRATES: &[(&str, usize)] = &[
     ("proxy/policy/", 3_700),
     ("proxy/xds/", 2_400),
     ("proxy/", 17_000),
-    ("control-plane/", 9_000),
-    ("xtask/", 2_100),
+    ("control-plane/", 9_500),
+    ("xtask/", 2_200),
     ("tests/", 5_000),
 ];
 
