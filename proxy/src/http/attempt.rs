@@ -185,6 +185,10 @@ type Tried = Result<(Response<Body>, Line), Broken>;
 
 async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr) -> Tried {
     let is_reused = lease.is_reused();
+    if !may_repeat(&request) {
+        // It could not be repeated: it must not be written to a connection that has ended.
+        lease.look_once_more();
+    }
     let Some(sender) = lease.sender() else {
         return Err(Broken::Untouched(request));
     };

@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod detect;
+pub mod idle;
 pub mod rewind;
 pub mod socket;
 pub mod wire;

@@ -9,7 +9,10 @@ use super::{EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
 use crate::{
     body::Body,
     error::ProxyError,
-    net::rewind::Io,
+    net::{
+        idle::{ClientIo, Look},
+        rewind::Io,
+    },
     rt::task,
     upstream::{cluster::Connected, cluster::Upstream},
 };
@@ -31,6 +34,7 @@ struct Idle {
 #[derive(Debug)]
 pub(super) struct Connection {
     send: SendRequest<Body>,
+    look: Look,
     /// Requests it may still carry; `None` is no limit.
     left: Option<u32>,
     /// When it has lived long enough.
@@ -108,10 +112,11 @@ async fn open(
 ) -> Result<Connection, ProxyError> {
     let stream = pool.connect(upstream).await?;
     let endpoint = pool.live.address();
+    let (io, look) = ClientIo::new(Io::new(stream));
     let (send, connection) = http1::Builder::new()
         .max_headers(pool.connector.max_headers)
         .max_header_size(pool.connector.max_header_bytes)
-        .handshake::<_, Body>(Io::new(stream))
+        .handshake::<_, Body>(io)
         .await
         .map_err(|error| ProxyError::ConnectFailed { endpoint, reason: error.to_string().into() })?;
     let place = Rc::new(connected);
@@ -126,6 +131,7 @@ async fn open(
     let left = limits.max_requests_per_connection;
     Ok(Connection {
         send,
+        look,
         left: (left > 0).then_some(left),
         until: limits.max_connection_duration.map(|limit| Instant::now() + limit),
         used: false,
@@ -198,6 +204,13 @@ impl H1Lease {
     /// Whether it has carried a request before, so that the peer may be closing it just now.
     pub fn is_reused(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.used)
+    }
+
+    /// Has the connection looked at before it is written to: whether the peer has closed it.
+    pub fn look_once_more(&self) {
+        if let Some(connection) = &self.connection {
+            connection.look.once_more();
+        }
     }
 
     /// Closes the idle connections to the same endpoint: the peer was found to be closing.
