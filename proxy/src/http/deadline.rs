@@ -27,10 +27,12 @@ pub fn fix(start: Instant, rule: Option<Duration>, grpc: bool, headers: &HeaderM
     Some(Deadline { at: start + limit, limit })
 }
 
-/// Tells the next hop how much is left, when the request has waited here.
+/// Tells the next hop how much is left, when that is less than it would be told otherwise: because the request has
+/// waited here, or because the rule gives less than the caller.
 pub fn forward(deadline: Deadline, now: Instant, headers: &mut HeaderMap) {
     let left = deadline.at.saturating_duration_since(now);
-    if deadline.limit - left < Duration::from_millis(1) || !headers.contains_key(GRPC_TIMEOUT) {
+    let Some(told) = caller(headers) else { return };
+    if told.saturating_sub(left) < Duration::from_millis(1) {
         return;
     }
     // At most eight digits are allowed: milliseconds reach 27 hours, which then is what is told.
@@ -92,5 +94,8 @@ mod tests {
         assert_eq!(headers[GRPC_TIMEOUT], "200m");
         forward(deadline, start + Duration::from_millis(50), &mut headers);
         assert_eq!(headers[GRPC_TIMEOUT], "150m");
+        let less = fix(start, Some(Duration::from_millis(90)), true, &headers).unwrap();
+        forward(less, start, &mut headers);
+        assert_eq!(headers[GRPC_TIMEOUT], "90m", "the rule gives less than the caller");
     }
 }
