@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use pillion_tests::{Client, Instance, Mesh, task};
 use tokio::task::JoinSet;
 
@@ -14,7 +14,12 @@ const CALLERS: usize = 24;
 
 /// Requests that were not answered 2xx.
 #[derive(Default)]
-struct Failed(BTreeSet<u64>);
+struct Failed {
+    /// There was no connection to send them on.
+    unsent: BTreeSet<u64>,
+    /// The connection broke after something had been sent.
+    in_doubt: BTreeSet<u64>,
+}
 
 async fn caller(client: Client, next: Arc<AtomicU64>, count: u64) -> Result<Failed> {
     let mut failed = Failed::default();
@@ -26,8 +31,11 @@ async fn caller(client: Client, next: Arc<AtomicU64>, count: u64) -> Result<Fail
         let call = client.post("http://app/upload").header("x-id", &format!("{id};")).body("pay 100");
         let reply = call.limit(Duration::from_secs(30)).send().await?;
         if !reply.status.is_success() {
-            ensure!(["UF", "UC", "UR"].contains(&reply.flag()), "{reply:?}");
-            failed.0.insert(id);
+            match reply.flag() {
+                "UF" => failed.unsent.insert(id),
+                "UC" | "UR" => failed.in_doubt.insert(id),
+                _ => anyhow::bail!("{reply:?}"),
+            };
         }
     }
 }
@@ -86,9 +94,11 @@ async fn posts_are_neither_done_twice_nor_lost_while_upstreams_die() -> Result<(
     for _ in 0..CALLERS {
         callers.spawn(caller(client.clone(), next.clone(), count));
     }
-    let mut failed = BTreeSet::new();
+    let mut failed = Failed::default();
     for of_one in callers.join_all().await {
-        failed.extend(of_one?.0);
+        let mut of_one = of_one?;
+        failed.unsent.append(&mut of_one.unsent);
+        failed.in_doubt.append(&mut of_one.in_doubt);
     }
     stop.store(true, Ordering::Relaxed);
     let (apps, kills) = killer.join().await??;
@@ -96,16 +106,16 @@ async fn posts_are_neither_done_twice_nor_lost_while_upstreams_die() -> Result<(
     let twice = known.executions.iter().find(|(_, times)| **times > 1);
     ensure!(twice.is_none(), "{twice:?} executions");
     let done = |id: &u64| known.executions.contains_key(&format!("{id};"));
-    let lost = (0..count).find(|id| !failed.contains(id) && !done(id));
+    let answered = |id: &u64| !failed.unsent.contains(id) && !failed.in_doubt.contains(id);
+    let lost = (0..count).find(|id| answered(id) && !done(id));
     ensure!(lost.is_none(), "{lost:?} was answered and never executed");
-    // What lay unread in a socket when its replica died had been delivered, as far as anybody could know.
-    let undelivered =
-        failed.iter().filter(|id| !done(id) && !known.unread.contains(&format!("x-id: {id};"))).count()
-            as u64;
-    let (interrupted, recovered) = (failed.len() as u64 - undelivered, known.repeated);
-    ensure!(kills >= 20 && interrupted > 0, "{kills} kills interrupted {interrupted} requests");
-    ensure!(recovered >= 100, "only {recovered} requests were repeated in {kills} kills");
-    let share = recovered.checked_mul(1000).context("too many")? / (recovered + undelivered);
-    ensure!(share >= 999, "{undelivered} were not delivered, {recovered} were recovered");
+    let (unsent, recovered) = (failed.unsent.len() as u64, known.repeated);
+    ensure!(kills >= 20 && recovered >= 100, "{recovered} requests were repeated in {kills} kills");
+    ensure!(unsent * 1000 <= recovered + unsent, "{unsent} were not sent, {recovered} were recovered");
+    // What lay unread in a socket when its replica died had arrived, as far as anybody could know. What was on its way
+    // just then cannot be told from that; but whoever writes to connections known to be closed has many of these.
+    let arrived = |id: &u64| done(id) || known.unread.contains(&format!("x-id: {id};"));
+    let underway = failed.in_doubt.iter().filter(|id| !arrived(id)).count() as u64;
+    ensure!(underway * 5 <= recovered, "{underway} were lost on their way, {recovered} were recovered");
     Ok(())
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -57,7 +56,7 @@ pub async fn serve(listener: TcpListener, service: impl Service, shutdown: impl 
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut shutdown => break,
-            _ = deaths.changed() => return reset_arrivals(&listener, &service),
+            _ = deaths.changed() => return reset_arrivals(listener, &service),
         };
         let Ok((stream, _peer)) = accepted else {
             // Out of descriptors, most likely: give connections a moment to end.
@@ -108,8 +107,12 @@ async fn connection(stream: TcpStream, service: impl Service, live: Live) {
 }
 
 /// Treats connections nobody has accepted yet like those in use.
-fn reset_arrivals(listener: &TcpListener, service: &impl Service) {
-    while let Some(Ok((stream, _peer))) = listener.accept().now_or_never() {
-        drop(Line::new(stream, Arc::new(AtomicBool::new(true)), service.stats().unread()));
+fn reset_arrivals(listener: TcpListener, service: &impl Service) {
+    // Not by way of the runtime, which may not have noticed yet that there are any.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, _peer)) = listener.accept() {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        let resets = Arc::new(AtomicBool::new(true));
+        drop(stream.map(|stream| Line::new(stream, resets, service.stats().unread())));
     }
 }
