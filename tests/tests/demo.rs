@@ -17,8 +17,8 @@ async fn demo() -> Result<Option<(Namespace, Process)>> {
     })
     .await?;
     let inhabitants = namespace.inhabitants()?;
-    // Itself, the control plane, seven services and their sidecars.
-    ensure!(inhabitants.len() == 16, "{inhabitants:?}");
+    // Itself, the control plane, nine apps and their sidecars.
+    ensure!(inhabitants.len() == 20, "{inhabitants:?}");
     Ok(Some((namespace, demo)))
 }
 

@@ -25,15 +25,24 @@ pub(crate) const API: Pod = Pod { name: "api", service: "api", role: "api", vers
 pub(crate) const STAR: Pod =
     Pod { name: "order-v1-a", service: "order-service", role: "order", version: "v1", number: 21 };
 
+/// The instance that turns bad, then slow.
+pub(crate) const PATIENT: Pod =
+    Pod { name: "inventory-a", service: "inventory-service", role: "inventory", version: "v1", number: 51 };
+/// The only instance of its service, which dies.
+pub(crate) const ONLY: Pod =
+    Pod { name: "user", service: "user-service", role: "user", version: "v1", number: 61 };
+
 /// All pods.
-pub(crate) const PODS: [Pod; 7] = [
+pub(crate) const PODS: [Pod; 9] = [
     API,
     STAR,
     Pod { name: "order-v1-b", service: "order-service", role: "order", version: "v1", number: 22 },
     Pod { name: "order-v2-a", service: "order-service", role: "order", version: "v2", number: 31 },
     Pod { name: "payment", service: "payment-service", role: "payment", version: "v1", number: 41 },
-    Pod { name: "inventory", service: "inventory-service", role: "inventory", version: "v1", number: 51 },
-    Pod { name: "user", service: "user-service", role: "user", version: "v1", number: 61 },
+    PATIENT,
+    Pod { name: "inventory-b", service: "inventory-service", role: "inventory", version: "v1", number: 52 },
+    Pod { name: "inventory-c", service: "inventory-service", role: "inventory", version: "v1", number: 53 },
+    ONLY,
 ];
 
 impl Pod {
@@ -83,8 +92,13 @@ macro_rules! example {
     };
 }
 
-/// The policy the directory starts with: `k8s/examples/shop`.
-pub(crate) const FILES: [(&str, &str); 10] = [
+/// What is done about failures of `inventory-service`: its file and that file's content, saved in the chapter on failure.
+pub(crate) const INVENTORY_RESILIENCE: (&str, &str) = example!("inventory-resilience");
+/// The same of `user-service`.
+pub(crate) const USER_FALLBACK: (&str, &str) = example!("user-fallback");
+
+/// The policy the directory starts with: the rest of `k8s/examples/shop`.
+pub(crate) const FILES: [(&str, &str); 12] = [
     example!("services"),
     example!("user-service"),
     example!("order-routing"),
@@ -93,7 +107,9 @@ pub(crate) const FILES: [(&str, &str); 10] = [
     example!("pod-order-v1-b"),
     example!("pod-order-v2-a"),
     example!("pod-payment"),
-    example!("pod-inventory"),
+    example!("pod-inventory-a"),
+    example!("pod-inventory-b"),
+    example!("pod-inventory-c"),
     example!("pod-user"),
 ];
 

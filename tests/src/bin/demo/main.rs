@@ -1,12 +1,14 @@
 //! The demo: a whole mesh on this machine's loopback, with traffic, events and measured results.
 //!
-//! Starts the control plane, seven services with a sidecar each and bounded traffic through the
+//! Starts the control plane, nine pods with a sidecar each and bounded traffic through the
 //! shop's API front; then lets things happen (a split, premium users, an instance that leaves, one
-//! that crashes, an edited policy) and measures what came of them. `--once` ends after that, with
+//! that crashes, an edited policy, one that turns bad or slow, a service that dies) and measures what came of them. `--once` ends after that, with
 //! exit code 0 only if every claim held and one line of JSON last; otherwise the mesh stays up to be
 //! played with. Nothing outlives the demo, however it ends.
 
 mod cast;
+mod claims;
+mod failure;
 mod screen;
 mod script;
 mod stage;
@@ -18,8 +20,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::claims::Outcome;
 use crate::screen::Screen;
-use crate::script::Outcome;
 use crate::stage::Stage;
 use crate::traffic::Traffic;
 

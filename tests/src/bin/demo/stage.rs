@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures_util::future::{join_all, try_join_all};
 use pillion_tests::{Client, ControlPlane, Policy, Process, Sidecar, eventually, process};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::Signals;
-use crate::cast::{API, FILES, PODS, Pod, ROUTING, STAR};
+use crate::cast::{API, FILES, PATIENT, PODS, Pod, ROUTING};
 use crate::screen::Screen;
 
 const XDS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 1, 1)), 15010);
@@ -65,7 +66,7 @@ impl Stage {
         for (pod, running) in try_join_all(PODS.map(|pod| self.start(pod))).await? {
             self.running.insert(pod.name, running);
         }
-        screen.say(&format!("  {} services ready, each with its sidecar", PODS.len()));
+        screen.say(&format!("  {} pods ready, each with its sidecar", PODS.len()));
         let client = Client::http1(API.inbound());
         eventually("the shop's front answers", || async {
             client.get("http://api/").send().await?.expect(200)
@@ -141,8 +142,45 @@ impl Stage {
 
     /// The endpoints the front's sidecar knows.
     pub(crate) async fn endpoints(&self) -> Result<String> {
+        self.front()?.page("/endpoints").await
+    }
+
+    /// What the front's sidecar has found out about a pod: whether it is healthy, ejected, unreachable or being probed.
+    pub(crate) async fn state_of(&self, pod: Pod) -> Result<String> {
+        self.front()?.state_of(pod.inbound()).await
+    }
+
+    /// Whether the front's sidecar has outlier detection for a service.
+    pub(crate) async fn ejects(&self, service: &str) -> Result<bool> {
+        let clusters: Vec<Value> = serde_json::from_str(&self.endpoints().await?)?;
+        let is_of = |cluster: &&Value| cluster["cluster"].as_str().is_some_and(|name| name.contains(service));
+        let cluster = clusters.iter().find(is_of).context("the service is not known")?;
+        Ok(!cluster["outlierDetection"].is_null())
+    }
+
+    /// The breaker before a service, as the front's sidecar tells it; `None` where there is none.
+    pub(crate) async fn breaker(&self, service: &str) -> Result<Option<Value>> {
+        let breakers: Vec<Value> = serde_json::from_str(&self.front()?.page("/breakers").await?)?;
+        let is_for = |breaker: &Value| breaker["name"].as_str().is_some_and(|name| name.contains(service));
+        Ok(breakers.into_iter().find(is_for))
+    }
+
+    fn front(&self) -> Result<&Sidecar> {
         let Some(api) = self.running.get(API.name) else { bail!("the front does not run") };
-        api.sidecar.page("/endpoints").await
+        Ok(&api.sidecar)
+    }
+
+    /// Makes the app of a pod slow, or fail.
+    pub(crate) async fn spoil(&self, pod: Pod, faults: &Value) -> Result<()> {
+        let client = Client::http1(pod.app());
+        client.post("http://app/admin").body(faults.to_string()).send().await?.expect(200)?;
+        Ok(())
+    }
+
+    /// How many requests the app of a pod has got.
+    pub(crate) async fn served(&self, pod: Pod) -> Result<u64> {
+        let reply = Client::http1(pod.app()).get("http://app/admin").send().await?.expect(200)?;
+        reply.json()?["requests"].as_u64().context("the app does not tell")
     }
 
     /// Fails if a process that should run has ended.
@@ -191,7 +229,7 @@ impl Stage {
         let routing = self.policy.file(ROUTING);
         let pillion = process::binary("pillion")
             .map_or_else(|_| "pillion".to_owned(), |path| path.display().to_string());
-        let star = STAR.app();
+        let patient = PATIENT.app();
         format!(
             "\nThe mesh stays up; Ctrl-C stops it. Try, from another terminal:\n\
              \n  # the shop's front, as anybody and as a premium user\
@@ -203,10 +241,12 @@ impl Stage {
              \n  curl -si -H 'Host: nowhere' http://{outbound}/\
              \n  # edit the split and watch the table\
              \n  sed -i 's/weight: 90/weight: 50/; s/weight: 10$/weight: 50/' {routing}\
-             \n  # make one instance of order-service fail half of its requests\
-             \n  curl -s -X POST -d '{{\"fail_percent\": 50}}' http://{star}/admin\
+             \n  # make one of three instances of inventory-service fail, or slow; 0 heals it\
+             \n  curl -s -X POST -d '{{\"fail_percent\": 100}}' http://{patient}/admin\
+             \n  curl -s -X POST -d '{{\"delay_ms\": 1500}}' http://{patient}/admin\
              \n  # what the sidecar and the control plane know\
              \n  curl -s http://{admin}/endpoints\
+             \n  curl -s http://{admin}/breakers\
              \n  curl -s http://{admin}/metrics\
              \n  {pillion} status --control-plane-admin http://{ADMIN}\
              \n  tail -f {logs}/api.log\n",
