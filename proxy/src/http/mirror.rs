@@ -30,7 +30,7 @@ use super::{
 use crate::{
     body::{Body, BodyError},
     rt::task,
-    upstream::{Upstream, outcome::Outcome},
+    upstream::{Upstream, lb::Tried, outcome::Outcome},
     worker::Worker,
 };
 
@@ -135,7 +135,10 @@ async fn send(
     }
     let policy = &upstream.cluster().balancing.policy;
     let affinity = worker.with_rng(|rng| hash::affinity(policy, &request, peer, rng));
-    let Ok(in_flight) = worker.with_rng(|rng| upstream.admit(affinity.hash, &[], now, rng)) else { return };
+    let Ok(in_flight) = worker.with_rng(|rng| upstream.admit(affinity.hash, Tried::default(), now, rng))
+    else {
+        return;
+    };
     let exchange = async {
         let admission = Admission::plain(in_flight);
         let live = Arc::clone(admission.live());

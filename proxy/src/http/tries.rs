@@ -40,6 +40,7 @@ use crate::{
         bulkhead::Place,
         cluster::InFlight,
         endpoint::LiveEndpoint,
+        lb::Tried,
         outcome::Outcome,
     },
     worker::Worker,
@@ -104,13 +105,13 @@ impl Admission {
     /// Asks breakers and balancing for a try; what they count is given back with it.
     fn ask(
         tries: &Tries<'_>,
-        tried: &[u64],
+        tried: Tried<'_>,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<Self, ProxyError> {
         let permits = tries.permits(now)?;
-        let avoid = if tries.policy.avoid_previous { tried } else { &[] };
-        let in_flight = tries.upstream.admit(tries.hash, avoid, now, rng)?;
+        let tried = if tries.policy.avoid_previous { tried } else { Tried::default() };
+        let in_flight = tries.upstream.admit(tries.hash, tried, now, rng)?;
         Ok(Self { in_flight, permits, place: None, budget: None })
     }
 
@@ -156,11 +157,12 @@ impl Tries<'_> {
             place = Some(entered.map_err(|limit| self.upstream.overflow(limit))?);
             now = Instant::now();
         }
-        let mut tried: Vec<u64> = Vec::new();
+        let (mut ids, mut is_gone) = (Vec::new(), false);
         let mut budget = None;
         self.upstream.budget().note_request(now);
         loop {
-            let admission = worker.with_rng(|rng| Admission::ask(self, &tried, now, rng));
+            let tried = Tried { ids: &ids, is_gone };
+            let admission = worker.with_rng(|rng| Admission::ask(self, tried, now, rng));
             let mut admission = match admission {
                 Ok(admission) => admission,
                 Err(error) => return Err(error),
@@ -179,7 +181,7 @@ impl Tries<'_> {
                     (Ok(Reply { response, hold }), trouble)
                 }
                 Err(Failed { error, progress }) => {
-                    tried.push(admission.live().id());
+                    ids.push(admission.live().id());
                     admission.report(classify::outcome(&error), Instant::now());
                     let trouble = classify::failure(&error, progress);
                     (Err(error), trouble)
@@ -199,8 +201,9 @@ impl Tries<'_> {
             match worker.with_rng(decide) {
                 Verdict::Again { wait, budget: granted } => {
                     budget = Some(granted);
+                    is_gone = trouble.unsent;
                     if let Ok(reply) = result {
-                        tried.push(reply.hold.endpoint_id());
+                        ids.push(reply.hold.endpoint_id());
                         place = discard(reply, finish.grpc);
                     }
                     finish.repeated += 1;

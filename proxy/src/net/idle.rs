@@ -135,7 +135,7 @@ mod tests {
         let mut server = listener.accept().await.unwrap().0;
         let (io, look) = ClientIo::new(Io::new(client));
         let (mut send, connection) = http1::handshake::<_, Empty<Bytes>>(io).await.unwrap();
-        let driven = crate::rt::task::spawn_connection("test", async move {
+        crate::rt::task::spawn_connection("test", async move {
             let _ended = connection.await;
         });
         let first = send.send_request(Request::new(Empty::new()));
@@ -152,6 +152,5 @@ mod tests {
         look.once_more();
         let mut failed = send.try_send_request(Request::new(Empty::new())).await.unwrap_err();
         assert!(failed.take_message().is_some());
-        drop(driven);
     }
 }

@@ -33,7 +33,7 @@ use super::{
     budget::Budget,
     bulkhead::Bulkhead,
     endpoint::{LiveEndpoint, Probe},
-    lb::Ask,
+    lb::{Ask, Tried},
     outcome::Outcome,
     outlier::Outliers,
     protection::Protection,
@@ -253,14 +253,14 @@ impl Upstream {
     pub fn admit(
         &self,
         hash: Option<u64>,
-        avoid: &[u64],
+        tried: Tried<'_>,
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Result<InFlight, ProxyError> {
         let outlier = self.cluster.resilience.outlier.as_ref();
         let min_health_percent = outlier.map_or(0, |outlier| outlier.min_health_percent);
         let set = self.state.set.load();
-        let Some(picked) = set.pick(&Ask { hash, avoid, min_health_percent, now }, rng) else {
+        let Some(picked) = set.pick(&Ask { hash, tried, min_health_percent, now }, rng) else {
             return Err(ProxyError::NoHealthyEndpoint { cluster: Arc::clone(&self.state.name) });
         };
         let live = &picked.member.live;

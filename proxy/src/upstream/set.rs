@@ -101,7 +101,7 @@ impl LiveSet {
 
     /// Picks an endpoint; `None` when there is none, or all are ejected.
     pub(super) fn pick(&self, ask: &Ask<'_>, rng: &mut fastrand::Rng) -> Option<Picked<'_>> {
-        if ask.avoid.is_empty() && self.impaired.load(Ordering::Relaxed) == 0 {
+        if ask.tried.ids.is_empty() && self.impaired.load(Ordering::Relaxed) == 0 {
             let member = self.balancer.pick(&self.members, ask.hash, ask.now, rng)?;
             return Some(Picked { member, probe: Probe::default() });
         }

@@ -75,7 +75,7 @@ fn minute(upstream: &Upstream, start: Instant, ill: Ill, rng: &mut fastrand::Rng
                 }
             }
             requests += 1;
-            let mut in_flight = upstream.admit(None, &[], now, rng).unwrap();
+            let mut in_flight = upstream.admit(None, Tried::default(), now, rng).unwrap();
             let is_ill = in_flight.live().address() == address(1);
             let status = match ill {
                 _ if !is_ill => 200,
@@ -161,7 +161,7 @@ fn it_returns_through_one_request() {
     let upstream = upstream(policy(LoadBalancer::RoundRobin, Some(gateway_errors())), 3, start);
     let mut rng = fastrand::Rng::with_seed(1);
     let mut fail = |now: Instant| {
-        let mut in_flight = upstream.admit(None, &[], now, &mut rng).unwrap();
+        let mut in_flight = upstream.admit(None, Tried::default(), now, &mut rng).unwrap();
         let is_ill = in_flight.live().address() == address(1);
         let status = if is_ill { 503 } else { 200 };
         in_flight.report(Outcome::Answered { status, grpc_status: None }, now);
@@ -173,7 +173,7 @@ fn it_returns_through_one_request() {
     assert_eq!((0..300).filter(|_| fail(due + Duration::from_secs(59))).count(), 0, "out for twice as long");
     let due = due + Duration::from_secs(60);
     let mut rng = fastrand::Rng::with_seed(2);
-    let mut admit = || upstream.admit(None, &[], due, &mut rng).unwrap();
+    let mut admit = || upstream.admit(None, Tried::default(), due, &mut rng).unwrap();
     let broken_off: Vec<_> = (0..30).map(|_| admit()).collect();
     let to_ill = |all: &[InFlight]| all.iter().filter(|it| it.live().address() == address(1)).count();
     assert_eq!(to_ill(&broken_off), 1, "one probe under way");
@@ -197,13 +197,13 @@ fn a_limit_of_requests_gives_the_probe_back() {
     let live = Arc::clone(&upstream.endpoints().members()[0].live);
     live.unreachable(&"refused".into(), start);
     let (later, mut rng) = (start + Duration::from_secs(1), fastrand::Rng::with_seed(1));
-    let held = upstream.admit(None, &[live.id()], later, &mut rng).unwrap();
+    let held = upstream.admit(None, Tried { ids: &[live.id()], is_gone: false }, later, &mut rng).unwrap();
     for _ in 0..3 {
-        let refused = upstream.admit(None, &[], later, &mut rng).unwrap_err();
+        let refused = upstream.admit(None, Tried::default(), later, &mut rng).unwrap_err();
         assert_eq!(refused.flag(), Flag::Uo);
     }
     drop(held);
-    assert_eq!(upstream.admit(None, &[], later, &mut rng).unwrap().live().id(), live.id());
+    assert_eq!(upstream.admit(None, Tried::default(), later, &mut rng).unwrap().live().id(), live.id());
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn all_return_when_detection_changes_and_none_when_the_rest_does() {
     let mut cluster = policy(LoadBalancer::LeastRequest, Some(everything));
     let upstream = upstream(cluster.clone(), 2, now);
     let mut rng = fastrand::Rng::with_seed(1);
-    let mut admit = |upstream: &Upstream| upstream.admit(None, &[], now, &mut rng);
+    let mut admit = |upstream: &Upstream| upstream.admit(None, Tried::default(), now, &mut rng);
     for _ in 0..100 {
         if let Ok(mut in_flight) = admit(&upstream) {
             in_flight.report(Outcome::Broken, now);
@@ -264,7 +264,7 @@ fn the_bound_holds_when_discovery_shrinks_the_set() {
     let upstream = upstream(policy(LoadBalancer::RoundRobin, Some(half)), 4, now);
     let mut rng = fastrand::Rng::with_seed(1);
     for _ in 0..100 {
-        let mut in_flight = upstream.admit(None, &[], now, &mut rng).unwrap();
+        let mut in_flight = upstream.admit(None, Tried::default(), now, &mut rng).unwrap();
         in_flight.report(Outcome::Broken, now);
     }
     let ejected = |upstream: &Upstream| {
@@ -285,7 +285,8 @@ fn one_report_counts_and_latency_only_where_it_is_asked_for() {
     let outlier = OutlierDetection { consecutive_5xx: 2, ..OutlierDetection::default() };
     for (balancing, is_timed) in [(LoadBalancer::PeakEwma, true), (LoadBalancer::LeastRequest, false)] {
         let upstream = upstream(policy(balancing, Some(outlier)), 2, now);
-        let mut in_flight = upstream.admit(None, &[], now, &mut fastrand::Rng::with_seed(1)).unwrap();
+        let mut in_flight =
+            upstream.admit(None, Tried::default(), now, &mut fastrand::Rng::with_seed(1)).unwrap();
         for _ in 0..5 {
             in_flight.report(Outcome::Broken, now);
         }

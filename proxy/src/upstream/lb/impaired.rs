@@ -2,8 +2,8 @@
 //!
 //! This is the slow way, taken only while a gate of the cluster is shut or a request is repeated: it looks at every
 //! member. An endpoint whose time is over takes one request, the probe. Among the rest the best class there is takes
-//! part: reachable and not tried yet, then reachable, then not tried yet, then all that are not ejected, so that a
-//! dead service is answered by its real error. Each algorithm keeps its promises among those who take part.
+//! part: reachable and not tried yet, then reachable, then not tried yet (these two the other way round after a try that
+//! could not be sent), then all that are not ejected, so that a dead service is answered by its real error. Each algorithm keeps its promises among those who take part.
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +44,7 @@ impl Turnout<'_, '_> {
     }
 
     fn is_untried(&self, member: &Member) -> bool {
-        !self.ask.avoid.contains(&member.live.id())
+        !self.ask.tried.ids.contains(&member.live.id())
     }
 
     /// Whether nobody takes part.
@@ -64,14 +64,18 @@ impl Balancer {
         let panic = is_panic(members, ask);
         let turnout = |class| Turnout { ask, panic, class };
         // A request that has failed before is not risked on a probe while there is better.
-        let may_probe = ask.avoid.is_empty() || turnout(Class::Fresh).is_empty(members);
+        let may_probe = ask.tried.ids.is_empty() || turnout(Class::Fresh).is_empty(members);
         if may_probe
             && !matches!(self.algorithm, Algorithm::Ring(_))
             && let Some(picked) = members.iter().find_map(|member| probe(member, ask))
         {
             return Some(picked);
         }
-        let classes = [Class::Fresh, Class::Reachable, Class::Untried, Class::Admitted];
+        let classes = if ask.tried.is_gone {
+            [Class::Fresh, Class::Untried, Class::Reachable, Class::Admitted]
+        } else {
+            [Class::Fresh, Class::Reachable, Class::Untried, Class::Admitted]
+        };
         classes.into_iter().find_map(|class| self.pick_among(members, &turnout(class), may_probe, rng))
     }
 
@@ -157,7 +161,7 @@ impl Balancer {
 
 /// Makes the request a probe, if the member waits for one.
 fn probe<'a>(member: &'a Member, ask: &Ask<'_>) -> Option<Picked<'a>> {
-    if !member.live.availability(ask.now).due || ask.avoid.contains(&member.live.id()) {
+    if !member.live.availability(ask.now).due || ask.tried.ids.contains(&member.live.id()) {
         return None;
     }
     let probe = member.live.probe(ask.now)?;

@@ -30,12 +30,21 @@ const WARMUP_TRIES: usize = 4;
 pub struct Ask<'a> {
     /// Hash of its key, for the ring.
     pub hash: Option<u64>,
-    /// Ids of the endpoints that it has tried before; another one is picked while there is one.
-    pub avoid: &'a [u64],
+    /// Where it was tried before; another endpoint is picked while there is one.
+    pub tried: Tried<'a>,
     /// When fewer endpoints than this share, in percent, are healthy, ejections are ignored.
     pub min_health_percent: u8,
     /// The time.
     pub now: Instant,
+}
+
+/// Endpoints that a request has tried before.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tried<'a> {
+    /// Their ids.
+    pub ids: &'a [u64],
+    /// Whether the last one could not even be sent to: then one that was unreachable a moment ago is the better guess.
+    pub is_gone: bool,
 }
 
 /// The member that was picked.

@@ -46,7 +46,7 @@ fn pick<'a>(
     now: Instant,
     rng: &mut fastrand::Rng,
 ) -> Option<&'a Member> {
-    let picked = set.pick(&Ask { hash, avoid: &[], min_health_percent: 0, now }, rng)?;
+    let picked = set.pick(&Ask { hash, tried: super::Tried::default(), min_health_percent: 0, now }, rng)?;
     assert!(picked.probe == Probe::default(), "nothing is to be found out");
     Some(picked.member)
 }

@@ -30,8 +30,8 @@ fn set(policy: LoadBalancer, warmup: Option<Warmup>, weights: &[u32]) -> LiveSet
     LiveSet::next(&cluster, &endpoints, &LiveSet::unknown(&cluster), Instant::now())
 }
 
-fn ask(avoid: &[u64], now: Instant) -> Ask<'_> {
-    Ask { hash: None, avoid, min_health_percent: 0, now }
+fn ask(ids: &[u64], now: Instant) -> Ask<'_> {
+    Ask { hash: None, tried: crate::upstream::lb::Tried { ids, is_gone: false }, min_health_percent: 0, now }
 }
 
 fn ids(set: &LiveSet) -> Vec<u64> {
