@@ -8,6 +8,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::StatusCode;
 use pillion_policy::resilience::AbortStatus;
 
+/// The header field that names flag and cause on every response of the proxy's own.
+pub const HEADER: &str = "x-pillion-error";
+
 /// Why the proxy answered a request itself.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProxyError {
@@ -17,12 +20,9 @@ pub enum ProxyError {
     /// CONNECT, which no route takes.
     #[error("CONNECT is not routed here: send the request itself, or name the host in the Host header")]
     ConnectNotAllowed,
-    /// A header list over the limit.
-    #[error("request headers exceed {limit} bytes")]
-    HeadersTooLarge {
-        /// The limit in force.
-        limit: usize,
-    },
+    /// A header list over a limit.
+    #[error("request headers exceed {} bytes or {} fields", .0.bytes, .0.fields)]
+    HeadersTooLarge(HeadLimits),
     /// Nobody has described the host.
     #[error("{0}")]
     UnknownHost(Arc<str>),
@@ -142,6 +142,15 @@ pub enum ProxyError {
     /// The proxy is shutting down.
     #[error("the proxy is draining")]
     Draining,
+}
+
+/// How large the head of a message may be.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLimits {
+    /// Largest header list in bytes.
+    pub bytes: usize,
+    /// Most header fields.
+    pub fields: usize,
 }
 
 /// A limit of a connection pool.
@@ -303,12 +312,21 @@ impl Flag {
 }
 
 impl ProxyError {
+    /// Why the HTTP library has answered a request head with this status.
+    pub fn unreadable_head(status: u16, limits: HeadLimits) -> Self {
+        match status {
+            431 => Self::HeadersTooLarge(limits),
+            414 => Self::BadRequest("the request target is too long"),
+            _ => Self::BadRequest("the request head is not valid HTTP"),
+        }
+    }
+
     /// Status of the answer. A client that is gone sees none; its log line has 0.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::ConnectNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::HeadersTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnknownHost(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::Undiscovered { .. } | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
             Self::Timeout { .. } | Self::TryTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
@@ -342,7 +360,7 @@ impl ProxyError {
         const UNAVAILABLE: u8 = 14;
         match self {
             Self::BadRequest(_) | Self::ConnectNotAllowed => INTERNAL,
-            Self::HeadersTooLarge { .. } | Self::RateLimited { .. } => RESOURCE_EXHAUSTED,
+            Self::HeadersTooLarge(_) | Self::RateLimited { .. } => RESOURCE_EXHAUSTED,
             Self::Injected(AbortStatus::Grpc(code)) => *code,
             Self::UnknownHost(_) | Self::NoRoute(_) => UNIMPLEMENTED,
             Self::Timeout { .. } | Self::TryTimeout { .. } => DEADLINE_EXCEEDED,
@@ -366,7 +384,7 @@ impl ProxyError {
     /// The response flag.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::BadRequest(_) | Self::ConnectNotAllowed | Self::HeadersTooLarge { .. } => Flag::Dpe,
+            Self::BadRequest(_) | Self::ConnectNotAllowed | Self::HeadersTooLarge(_) => Flag::Dpe,
             Self::UnknownHost(_) | Self::NoRoute(_) => Flag::Nr,
             Self::Undiscovered { .. } => Flag::Dsc,
             Self::NoCluster(_) => Flag::Nc,
@@ -395,7 +413,7 @@ impl ProxyError {
         match self {
             Self::BadRequest(_)
             | Self::ConnectNotAllowed
-            | Self::HeadersTooLarge { .. }
+            | Self::HeadersTooLarge(_)
             | Self::UnknownHost(_)
             | Self::ClientClosed => Fault::Client,
             Self::NoRoute(_)

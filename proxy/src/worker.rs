@@ -18,6 +18,7 @@ use pillion_policy::{
 use tokio::sync::mpsc;
 
 use crate::{
+    error::HeadLimits,
     kin::Kin,
     rt::drain::Drain,
     telemetry::{
@@ -91,6 +92,13 @@ pub struct Demands {
 /// A request that is being held.
 #[derive(Debug)]
 pub struct Held(Arc<AtomicU32>);
+
+impl Settings {
+    /// How large the head of a message may be.
+    pub fn head_limits(&self) -> HeadLimits {
+        HeadLimits { bytes: self.max_header_bytes, fields: self.max_headers }
+    }
+}
 
 impl Worker {
     /// A worker with its own generator of random numbers.

@@ -122,6 +122,8 @@ impl Exchange {
             Err(ProxyError::BadRequest("the request has both Content-Length and Transfer-Encoding"))
         } else if coded && !headers::is_only_chunked(request.headers()) {
             Err(ProxyError::BadRequest("the request has a transfer coding other than chunked"))
+        } else if http2 && headers::exceed(request.headers(), worker.settings.head_limits()) {
+            Err(ProxyError::HeadersTooLarge(worker.settings.head_limits()))
         } else {
             head::normalize(request)
         };

@@ -8,6 +8,8 @@ use http::{
     header::{CONNECTION, CONTENT_TYPE, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
+use crate::error::HeadLimits;
+
 /// The id that ties together what one request causes.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -54,6 +56,13 @@ fn strip_nominated(headers: &mut HeaderMap) {
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// Whether a header list is over a limit; its size is what RFC 9113 §6.5.2 makes it.
+pub fn exceed(headers: &HeaderMap, limits: HeadLimits) -> bool {
+    const OVERHEAD: usize = 32;
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + OVERHEAD;
+    headers.len() > limits.fields || headers.iter().map(size).sum::<usize>() > limits.bytes
 }
 
 /// Whether the client asks to change the protocol of its connection (HTTP/1.1 only). A change to HTTP/2 is ignored, as
@@ -142,6 +151,13 @@ mod tests {
         let mut headers = map(&[("connection", "host"), ("host", "shop")]);
         strip_hop_by_hop(&mut headers, false);
         assert_eq!(headers, map(&[("host", "shop")]));
+    }
+
+    #[test]
+    fn lists_are_measured_as_http2_does() {
+        let headers = map(&[("a", "12"), ("b", "")]);
+        let exceed = |bytes, fields| exceed(&headers, HeadLimits { bytes, fields });
+        assert!(!exceed(68, 2) && exceed(67, 2) && exceed(68, 1));
     }
 
     #[test]

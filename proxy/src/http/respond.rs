@@ -14,10 +14,13 @@ use super::{
     classify::{OVERLOADED, RATE_LIMITED},
     limits,
 };
-use crate::{body::Body, error::ProxyError};
+use crate::{
+    body::Body,
+    error::{self, ProxyError},
+};
 
 /// Names the flag and the cause on every response that is an error of ours.
-pub const ERROR: HeaderName = HeaderName::from_static("x-pillion-error");
+pub const ERROR: HeaderName = HeaderName::from_static(error::HEADER);
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 

@@ -1,9 +1,13 @@
 //! A downstream connection: hyper speaks HTTP, the face answers, drain ends it gracefully.
+//!
+//! A head that hyper cannot read never becomes a request: hyper answers it and ends the connection. `net::wire` puts the
+//! cause into that answer; here it is counted and logged. HTTP/2 has no such end, so there hyper is given twice the limit
+//! on header lists, and what is between is refused as any other request.
 
-use std::{convert::Infallible, pin::pin, rc::Rc};
+use std::{convert::Infallible, pin::pin, rc::Rc, time::Duration};
 
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -13,8 +17,10 @@ use hyper::{
 use super::downstream::Downstream;
 use crate::{
     body::Body,
+    error::ProxyError,
     net::{rewind::Io, wire::ServerIo},
-    rt::task::LocalExec,
+    rt::{clock, task::LocalExec},
+    telemetry::{self, Record},
 };
 
 /// Bytes a client may send ahead on one stream.
@@ -36,21 +42,22 @@ where
 {
     let worker = &downstream.worker;
     let service = service_fn(|request| handle(request).map(Ok::<_, Infallible>));
+    let line = downstream.line.clone().unwrap_or_default();
     let connection = http1::Builder::new()
         .max_headers(worker.settings.max_headers)
         .max_header_size(worker.settings.max_header_bytes)
-        .serve_connection(ServerIo::new(io, downstream.line.clone().unwrap_or_default()), service)
+        .serve_connection(ServerIo::new(io, line, worker.settings.head_limits()), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
         biased;
-        ended = connection.as_mut() => return log_end(ended),
+        ended = connection.as_mut() => return end(downstream, ended),
         () = worker.drain.closed() => connection.as_mut().graceful_shutdown(),
         () = downstream.idle() => return,
     }
     tokio::select! {
         biased;
-        ended = connection => log_end(ended),
+        ended = connection => end(downstream, ended),
         () = worker.drain.forced() => {}
     }
 }
@@ -68,7 +75,9 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(worker.settings.max_header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(
+            u32::try_from(worker.settings.max_header_bytes).map_or(u32::MAX, |bytes| bytes.saturating_mul(2)),
+        )
         .serve_connection(io, service);
     let mut connection = pin!(connection);
     tokio::select! {
@@ -82,6 +91,42 @@ where
         ended = connection => log_end(ended),
         () = worker.drain.forced() => {}
     }
+}
+
+/// Accounts for a request whose head could not be read: the last thing that happens on a connection.
+fn end(downstream: &Downstream, ended: hyper::Result<()>) {
+    if let Err(error) = &ended
+        && error.is_parse()
+    {
+        let told = downstream.line.as_ref().and_then(|line| line.refused());
+        let status = told.unwrap_or(if error.is_parse_too_large() { 431 } else { 400 });
+        let worker = &downstream.worker;
+        let cause = ProxyError::unreadable_head(status, worker.settings.head_limits());
+        let outcome = telemetry::Outcome {
+            status,
+            flag: cause.flag(),
+            grpc: false,
+            grpc_status: None,
+            duration: Duration::ZERO,
+            request_bytes: 0,
+            response_bytes: 0,
+        };
+        worker.unmatched(downstream.direction).record(&outcome);
+        if worker.access_log.enabled() {
+            let mut record = Record {
+                start: clock::now(),
+                // No method was read: what logs write for nothing is one by its characters.
+                method: Method::from_bytes(b"-").unwrap_or_default(),
+                direction: downstream.direction,
+                downstream_peer: Some(downstream.peer),
+                cause: Some(cause.to_string().into()),
+                ..Record::default()
+            };
+            record.finish(&outcome);
+            worker.access_log.push(record);
+        }
+    }
+    log_end(ended);
 }
 
 /// Clients leave in many ways; none of them is news.

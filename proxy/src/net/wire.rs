@@ -1,8 +1,10 @@
 //! What an HTTP/1 server must see and say on its connection beside what hyper lets it.
 //!
 //! hyper accepts a request that carries both `Content-Length` and `Transfer-Encoding` and goes by the latter, which is
-//! safe for us but hides the attempt to have two proxies disagree (RFC 9112 §6.3); [`Line::begin`] tells of it. And
-//! hyper's server cannot send interim responses other than 100; [`Line::say`] can.
+//! safe for us but hides the attempt to have two proxies disagree (RFC 9112 §6.3); [`Line::begin`] tells of it. hyper's
+//! server cannot send interim responses other than 100; [`Line::say`] can. And hyper answers a head it cannot read
+//! itself, without a word about why: what it writes while no request is under way is such an answer, and gets the header
+//! field that every answer of the proxy's own has.
 //!
 //! Heads are looked at as they are read: while no request is under way, reads go through a small buffer on the stack.
 //! A head that arrives in pieces may escape the look; hyper's own rule still holds for it.
@@ -13,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -26,6 +28,7 @@ use memchr::memmem::Finder;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::rewind::Io;
+use crate::error::{self, HeadLimits, ProxyError};
 
 /// Read at once while a head is awaited: nearly every head fits.
 const HEAD: usize = 4096;
@@ -41,6 +44,10 @@ static CODINGS: LazyLock<[Finder<'static>; 2]> =
 #[derive(Debug, Default)]
 pub struct Line {
     busy: AtomicBool,
+    /// From when a request has been read until all of its response is written.
+    under_way: AtomicBool,
+    /// The status of the library's own answer, once there is one.
+    refused: AtomicU16,
     conflict: AtomicBool,
     speaks: AtomicBool,
     interim: Mutex<BytesMut>,
@@ -52,6 +59,7 @@ pub struct Line {
 pub struct ServerIo {
     io: Io,
     line: Arc<Line>,
+    limits: HeadLimits,
     /// The library has begun to write something that is not all written: nothing may come in between.
     partial: bool,
 }
@@ -60,6 +68,7 @@ impl Line {
     /// A request has been read. Whether its head gave two lengths for its body.
     pub fn begin(&self) -> bool {
         self.busy.store(true, Ordering::Relaxed);
+        self.under_way.store(true, Ordering::Relaxed);
         self.conflict.swap(false, Ordering::Relaxed)
     }
 
@@ -88,6 +97,11 @@ impl Line {
         self.connection.wake();
     }
 
+    /// The status with which the library has answered a head it could not read, if it has.
+    pub fn refused(&self) -> Option<u16> {
+        Some(self.refused.load(Ordering::Relaxed)).filter(|status| *status > 0)
+    }
+
     fn interim(&self) -> MutexGuard<'_, BytesMut> {
         self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -112,8 +126,24 @@ impl Line {
 
 impl ServerIo {
     /// The connection with a line to its exchanges.
-    pub fn new(io: Io, line: Arc<Line>) -> Self {
-        Self { io, line, partial: false }
+    pub fn new(io: Io, line: Arc<Line>, limits: HeadLimits) -> Self {
+        Self { io, line, limits, partial: false }
+    }
+
+    /// Takes an answer of the library's own over, to send it with the cause.
+    fn explain(&self, head: &[u8]) -> bool {
+        if self.line.under_way.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some(status) = status_of_error(head) else { return false };
+        let error = ProxyError::unreadable_head(status, self.limits);
+        let mut waiting = self.line.interim();
+        waiting.extend_from_slice(head.strip_suffix(b"\r\n").unwrap_or(head));
+        let cause = format!("{}: {}; {error}\r\n\r\n", error::HEADER, error.flag().as_str());
+        waiting.extend_from_slice(cause.as_bytes());
+        self.line.refused.store(status, Ordering::Relaxed);
+        self.line.speaks.store(true, Ordering::Release);
+        true
     }
 
     /// Writes the interim responses that wait.
@@ -132,6 +162,14 @@ impl ServerIo {
         self.line.speaks.store(false, Ordering::Release);
         Poll::Ready(Ok(()))
     }
+}
+
+/// The status of a whole head of a response that says the request was wrong.
+fn status_of_error(head: &[u8]) -> Option<u16> {
+    let status = head.strip_prefix(b"HTTP/1.")?.get(2..5)?;
+    let is_whole = memchr::memmem::find(head, b"\r\n\r\n") == head.len().checked_sub(4);
+    let status = std::str::from_utf8(status).ok().filter(|_| is_whole)?.parse().ok()?;
+    (400..500).contains(&status).then_some(status)
 }
 
 impl hyper::rt::Read for ServerIo {
@@ -160,6 +198,9 @@ impl hyper::rt::Write for ServerIo {
         let this = self.get_mut();
         if !this.partial {
             ready!(this.poll_interim(cx))?;
+            if this.explain(buf) {
+                return Poll::Ready(Ok(buf.len()));
+            }
         }
         let written = hyper::rt::Write::poll_write(Pin::new(&mut this.io), cx, buf);
         this.partial = !matches!(&written, Poll::Ready(Ok(count)) if *count == buf.len());
@@ -170,6 +211,9 @@ impl hyper::rt::Write for ServerIo {
         let this = self.get_mut();
         // The library flushes when it has nothing left to write.
         this.partial = false;
+        if !this.line.busy.load(Ordering::Relaxed) {
+            this.line.under_way.store(false, Ordering::Relaxed);
+        }
         ready!(this.poll_interim(cx))?;
         hyper::rt::Write::poll_flush(Pin::new(&mut this.io), cx)
     }
@@ -190,6 +234,11 @@ impl hyper::rt::Write for ServerIo {
         let this = self.get_mut();
         if !this.partial {
             ready!(this.poll_interim(cx))?;
+            if let [head] = bufs
+                && this.explain(head)
+            {
+                return Poll::Ready(Ok(head.len()));
+            }
         }
         let all: usize = bufs.iter().map(|buf| buf.len()).sum();
         let written = hyper::rt::Write::poll_write_vectored(Pin::new(&mut this.io), cx, bufs);
@@ -222,6 +271,22 @@ mod tests {
         let line = Line::default();
         line.inspect(b"Transfer-Encoding: x\r\nContent-Length: 1\r\n\r\n");
         assert!(line.begin() && !line.begin());
+    }
+
+    #[test]
+    fn only_whole_heads_of_errors_are_explained() {
+        assert_eq!(status_of_error(b"HTTP/1.1 431 Too Large\r\ncontent-length: 0\r\n\r\n"), Some(431));
+        assert_eq!(status_of_error(b"HTTP/1.0 400 Bad Request\r\n\r\n"), Some(400));
+        for other in [
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\nx: y\r\n",
+            "HTTP/1.1 400 Bad Request\r\n\r\nbody\r\n\r\n",
+            "HTTP/1.1 4",
+            "",
+        ] {
+            assert_eq!(status_of_error(other.as_bytes()), None, "{other:?}");
+        }
     }
 
     #[test]
