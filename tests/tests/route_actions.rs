@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use pillion_tests::policy::SUBSETS;
-use pillion_tests::{Client, Instance, Mesh, Sidecar};
+use pillion_tests::{Client, Instance, Mesh, Sidecar, Wire};
 
 async fn mesh(rules: &str) -> Result<(Mesh, Sidecar, Client, Instance)> {
     let mut mesh = Mesh::new()?;
@@ -171,5 +171,33 @@ async fn setting_host_is_a_rewrite_of_the_authority() -> Result<()> {
     .await?;
     let reply = client.get("http://app/echo").send().await?.expect(200)?;
     assert_eq!(reply.received("host")?, ["shop.example"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_that_may_have_no_body_have_none() -> Result<()> {
+    let (_mesh, sidecar, client, _app) = mesh(
+        "- match: [{uri: {exact: /204}}]
+  directResponse: {status: 204, body: {string: stray}}
+- match: [{uri: {exact: /304}}]
+  directResponse: {status: 304, body: {string: stray}}
+- directResponse: {status: 200, body: {string: body}}",
+    )
+    .await?;
+    let mut wire = Wire::connect(sidecar.outbound).await?;
+    for request in ["GET /204", "GET /304", "HEAD /200"] {
+        wire.send(format!("{request} HTTP/1.1\r\nHost: app\r\n\r\n")).await?;
+        // A stray body would stand before the next head.
+        let head = wire.head().await?;
+        ensure!(head.starts_with("HTTP/1.1 ") && !head.contains("stray"), "{request}: {head}");
+    }
+    for client in [client, sidecar.app_http2()] {
+        for (method, path, status) in [("GET", "204", 204), ("GET", "304", 304), ("HEAD", "200", 200)] {
+            let call = client.request(method.parse()?, &format!("http://app/{path}"));
+            let reply = call.send().await?.expect(status)?;
+            ensure!(reply.body.is_empty(), "{method} {path} over {:?}: {:?}", reply.version, reply.text());
+        }
+        assert_eq!(client.get("http://app/200").send().await?.expect(200)?.text(), "body");
+    }
     Ok(())
 }

@@ -165,7 +165,8 @@ impl Exchange {
     /// Sends an answer of the proxy's own.
     pub(super) fn answer(mut self, mut response: Response<Body>) -> Response<Body> {
         self.seal(&mut response);
-        if self.is_head {
+        // hyper sees to this on HTTP/1 alone.
+        if self.is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return response.map(|_| Body::Empty);
         }
         self.finish.response_bytes = response.body().size_hint().exact().unwrap_or(0);
