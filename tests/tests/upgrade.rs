@@ -61,3 +61,25 @@ async fn a_refused_upgrade_is_an_ordinary_answer() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_switch_that_does_not_come_about_is_given_up() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let (handle, _heads) =
+        wire::canned("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let _app = mesh.serve_raw("app", handle).await?;
+    let (sidecar, _client) = mesh.caller().await?;
+    let mut wire = Wire::connect(sidecar.outbound).await?;
+    // The connection cannot switch before the body has been read, which is not sent.
+    wire.send(ASK.replace("Host: app\r\n", "Host: app\r\nContent-Length: 5\r\n")).await?;
+    ensure!(wire.head().await?.starts_with("HTTP/1.1 101 "));
+    eventually("the exchange is given up and counted", || async {
+        let metrics = sidecar.metrics().await?;
+        let labels = [("response_code", "101"), ("response_flags", "DC")];
+        ensure!(metrics.sum("istio_requests_total", &labels) == 1.0, "not yet");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(wire.rest().await?, "");
+    Ok(())
+}
