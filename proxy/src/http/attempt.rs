@@ -19,7 +19,7 @@ use http::{Method, Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
 
-use super::{replay::Outgoing, tries::Admission};
+use super::{expect::Interim, replay::Outgoing, tries::Admission};
 use crate::{
     body::Body,
     error::ProxyError,
@@ -216,9 +216,10 @@ async fn http2(lease: H2Lease, request: Request<Body>, endpoint: SocketAddr) -> 
         lease.close();
         return Err(Broken::Untouched(request));
     };
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let interim = parts.extensions.remove::<Interim>();
     let is_empty = body.is_end_stream();
-    let (response, stream) = match sender.send_request(Request::from_parts(parts, ()), is_empty) {
+    let (mut response, stream) = match sender.send_request(Request::from_parts(parts, ()), is_empty) {
         Ok(sent) => sent,
         Err(error) => {
             lease.close();
@@ -226,14 +227,18 @@ async fn http2(lease: H2Lease, request: Request<Body>, endpoint: SocketAddr) -> 
         }
     };
     let mut sending: Option<Sending> = if is_empty { None } else { Some(Box::pin(pump(body, stream))) };
-    let mut response = std::pin::pin!(response);
     let response = std::future::poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(said))) = response.poll_informational(cx) {
+            if let Some(interim) = &interim {
+                interim.tell(said.status(), said.headers());
+            }
+        }
         if let Some(pumping) = &mut sending
             && pumping.as_mut().poll(cx).is_ready()
         {
             sending = None;
         }
-        response.as_mut().poll(cx)
+        Pin::new(&mut response).poll(cx)
     })
     .await;
     match response {

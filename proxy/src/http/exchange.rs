@@ -327,7 +327,7 @@ impl Exchange {
         let upgrade = upgrades.then(|| hyper::upgrade::on(&mut *request));
         let line = self.downstream.line.clone().filter(|_| self.version == Version::HTTP_11);
         Ok(move |mut request: Request<Body>| {
-            let gate = if http2 { None } else { expect::pass_on(&mut request, line.as_ref()) };
+            let gate = expect::pass_on(&mut request, line.as_ref(), http2);
             Plan { upstream, request, http2, affinity, gate, upgrade, after }
         })
     }

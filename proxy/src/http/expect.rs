@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::{Request, StatusCode, header::EXPECT};
+use http::{HeaderMap, Request, StatusCode, header::EXPECT};
 use http_body::{Frame, SizeHint};
 use tokio::time::Sleep;
 
@@ -47,20 +47,39 @@ struct Gated {
     patience: Pin<Box<Sleep>>,
 }
 
-/// Passes interim responses of an HTTP/1 upstream on to the client at the end of `line`: 100 opens the gate before a
-/// body that is held back, others are sent as they are.
-pub fn pass_on(request: &mut Request<Body>, line: Option<&Arc<Line>>) -> Option<Arc<Gate>> {
-    let gate = Gate::install(request);
+/// Where interim responses of an upstream go.
+#[derive(Debug, Clone)]
+pub struct Interim {
+    gate: Option<Arc<Gate>>,
+    line: Option<Arc<Line>>,
+}
+
+/// Prepares a request for interim responses of its upstream: 100 opens the gate before a body that is held back, others
+/// are sent as they are to an HTTP/1 client at the end of `line`. Over HTTP/2 no body is held back: it can be broken
+/// off at any time, and neighbours of ours that speak HTTP/2 cannot say 100.
+pub fn pass_on(request: &mut Request<Body>, line: Option<&Arc<Line>>, http2: bool) -> Option<Arc<Gate>> {
+    let gate = if http2 { None } else { Gate::install(request) };
     if gate.is_none() && line.is_none() {
         return None;
     }
-    let (opener, line) = (gate.clone(), line.cloned());
-    hyper::ext::on_informational(request, move |response| match (response.status(), &opener, &line) {
-        (StatusCode::CONTINUE, Some(gate), _) => gate.advance(HELD, OPEN),
-        (StatusCode::CONTINUE, None, _) | (_, _, None) => {}
-        (status, _, Some(line)) => line.say(status, response.headers()),
-    });
+    let interim = Interim { gate: gate.clone(), line: line.cloned() };
+    if http2 {
+        request.extensions_mut().insert(interim);
+    } else {
+        hyper::ext::on_informational(request, move |said| interim.tell(said.status(), said.headers()));
+    }
     gate
+}
+
+impl Interim {
+    /// Passes an interim response on.
+    pub fn tell(&self, status: StatusCode, headers: &HeaderMap) {
+        match (status, &self.gate, &self.line) {
+            (StatusCode::CONTINUE, Some(gate), _) => gate.advance(HELD, OPEN),
+            (StatusCode::CONTINUE, None, _) | (_, _, None) => {}
+            (status, _, Some(line)) => line.say(status, headers),
+        }
+    }
 }
 
 impl Gate {
