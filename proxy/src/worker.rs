@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
+use http::HeaderValue;
 use pillion_policy::{
     mesh::OutboundMode,
     name::{Hostname, Label},
@@ -20,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::{
     error::HeadLimits,
     kin::Kin,
-    rt::drain::Drain,
+    rt::{drain::Drain, rng},
     telemetry::{
         access_log::{AccessLog, Direction},
         metrics::Metrics,
@@ -32,6 +34,9 @@ use crate::{
 
 /// Most requests that may wait at the same time for a host to be looked up.
 const MAX_HELD: u32 = 1024;
+
+/// Request ids that are made of one allocation.
+const IDS: usize = 64;
 
 /// The state of a data thread.
 #[derive(Debug)]
@@ -55,6 +60,7 @@ pub struct Worker {
     /// Copies for mirrors under way.
     pub mirroring: Cell<u32>,
     unmatched: [Arc<RequestStats>; 2],
+    ids: RefCell<BytesMut>,
     rng: RefCell<fastrand::Rng>,
 }
 
@@ -124,6 +130,7 @@ impl Worker {
             metrics,
             kin,
             unmatched,
+            ids: RefCell::default(),
             mirroring: Cell::new(0),
             rng,
         }
@@ -141,6 +148,17 @@ impl Worker {
     /// Throws this worker's dice.
     pub fn with_rng<T>(&self, throw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
         throw(&mut self.rng.borrow_mut())
+    }
+
+    /// An id for a request that has none. Many share the memory of one allocation.
+    pub fn request_id(&self) -> HeaderValue {
+        let id = self.with_rng(rng::uuid_v4);
+        let mut ids = self.ids.borrow_mut();
+        if ids.capacity() < id.len() {
+            *ids = BytesMut::with_capacity(IDS * id.len());
+        }
+        ids.extend_from_slice(&id);
+        HeaderValue::from_maybe_shared(ids.split().freeze()).unwrap_or(HeaderValue::from_static("unknown"))
     }
 
     /// What happens to traffic for hosts nobody has described.

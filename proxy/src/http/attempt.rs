@@ -159,11 +159,16 @@ pub async fn send(
             Ok(lease) => lease,
             Err(error) => return Err(Failed { error, progress: Progress::Unsent }),
         };
-        let Some(request) = outgoing.take() else { break };
+        let Some(mut request) = outgoing.take() else { break };
         let may_repeat = may_repeat(&request);
         let tried = match lease {
-            Lease::H1(lease) => http1(lease, request, endpoint).await,
-            Lease::H2(lease) => self::http2(lease, request, endpoint).await,
+            Lease::H1(lease) => {
+                if let Some(interim) = outgoing.interim() {
+                    interim.hook(&mut request);
+                }
+                http1(lease, request, endpoint).await
+            }
+            Lease::H2(lease) => self::http2(lease, request, outgoing.interim(), endpoint).await,
         };
         match tried {
             Ok(answer) => return Ok(answer),
@@ -211,13 +216,17 @@ async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr)
     }
 }
 
-async fn http2(lease: H2Lease, request: Request<Body>, endpoint: SocketAddr) -> Tried {
+async fn http2(
+    lease: H2Lease,
+    request: Request<Body>,
+    interim: Option<&Interim>,
+    endpoint: SocketAddr,
+) -> Tried {
     let Ok(mut sender) = lease.sender().ready().await else {
         lease.close();
         return Err(Broken::Untouched(request));
     };
-    let (mut parts, body) = request.into_parts();
-    let interim = parts.extensions.remove::<Interim>();
+    let (parts, body) = request.into_parts();
     let is_empty = body.is_end_stream();
     let (mut response, stream) = match sender.send_request(Request::from_parts(parts, ()), is_empty) {
         Ok(sent) => sent,
@@ -229,7 +238,7 @@ async fn http2(lease: H2Lease, request: Request<Body>, endpoint: SocketAddr) -> 
     let mut sending: Option<Sending> = if is_empty { None } else { Some(Box::pin(pump(body, stream))) };
     let response = std::future::poll_fn(|cx| {
         while let Poll::Ready(Some(Ok(said))) = response.poll_informational(cx) {
-            if let Some(interim) = &interim {
+            if let Some(interim) = interim {
                 interim.tell(said.status(), said.headers());
             }
         }

@@ -27,7 +27,7 @@ use super::{
     attempt::Reply,
     cors, deadline,
     downstream::Downstream,
-    expect::{self, Gate},
+    expect::{self, Gate, Interim},
     fault,
     finish::Finish,
     hash::{self, Affinity},
@@ -44,7 +44,6 @@ use crate::{
     body::Body,
     error::{Flag, ProxyError},
     kin::Fact,
-    rt::rng,
     telemetry::access_log::Direction,
     upstream::Upstream,
     view::Destination,
@@ -85,6 +84,7 @@ struct Plan {
     http2: bool,
     affinity: Affinity,
     gate: Option<Arc<Gate>>,
+    interim: Option<Interim>,
     upgrade: Option<OnUpgrade>,
     after: After,
 }
@@ -101,8 +101,7 @@ impl Exchange {
         let id = match request.headers().get(REQUEST_ID) {
             Some(id) => id.clone(),
             None => {
-                let id = worker.with_rng(rng::uuid_v4);
-                let id = HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("unknown"));
+                let id = worker.request_id();
                 request.headers_mut().insert(REQUEST_ID, id.clone());
                 id
             }
@@ -327,14 +326,14 @@ impl Exchange {
         let upgrade = upgrades.then(|| hyper::upgrade::on(&mut *request));
         let line = self.downstream.line.clone().filter(|_| self.version == Version::HTTP_11);
         Ok(move |mut request: Request<Body>| {
-            let gate = expect::pass_on(&mut request, line.as_ref(), http2);
-            Plan { upstream, request, http2, affinity, gate, upgrade, after }
+            let (gate, interim) = expect::await_interim(&mut request, line, http2);
+            Plan { upstream, request, http2, affinity, gate, interim, upgrade, after }
         })
     }
 
     /// Tries endpoints, within the time the rule gives.
     async fn forward(mut self, plan: Plan) -> Response<Body> {
-        let Plan { upstream, mut request, http2, affinity, gate, upgrade, after } = plan;
+        let Plan { upstream, mut request, http2, affinity, gate, interim, upgrade, after } = plan;
         let rule = after.route().map(|(route, _)| route);
         let timeout = rule.and_then(|route| route.timeout);
         let deadline = deadline::fix(self.finish.start, timeout, self.finish.grpc, request.headers());
@@ -357,6 +356,7 @@ impl Exchange {
         } else {
             Outgoing::once(request)
         };
+        outgoing.tell_interim(interim);
         let worker = Rc::clone(&self.downstream.worker);
         let tried = tries.run(&worker, &mut outgoing, &mut self.finish).await;
         // A response means that the request is judged: a body still held back is not wanted.

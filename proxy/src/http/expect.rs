@@ -47,31 +47,33 @@ struct Gated {
     patience: Pin<Box<Sleep>>,
 }
 
-/// Where interim responses of an upstream go.
+/// Where interim responses of an upstream go: 100 opens the gate before a body that is held back, others are sent as they
+/// are to an HTTP/1 client at the end of a line.
 #[derive(Debug, Clone)]
 pub struct Interim {
     gate: Option<Arc<Gate>>,
     line: Option<Arc<Line>>,
 }
 
-/// Prepares a request for interim responses of its upstream: 100 opens the gate before a body that is held back, others
-/// are sent as they are to an HTTP/1 client at the end of `line`. Over HTTP/2 no body is held back: it can be broken
-/// off at any time, and neighbours of ours that speak HTTP/2 cannot say 100.
-pub fn pass_on(request: &mut Request<Body>, line: Option<&Arc<Line>>, http2: bool) -> Option<Arc<Gate>> {
+/// Prepares a request for interim responses. Over HTTP/2 no body is held back: it can be broken off at any time, and
+/// neighbours of ours that speak HTTP/2 cannot say 100.
+pub fn await_interim(
+    request: &mut Request<Body>,
+    line: Option<Arc<Line>>,
+    http2: bool,
+) -> (Option<Arc<Gate>>, Option<Interim>) {
     let gate = if http2 { None } else { Gate::install(request) };
-    if gate.is_none() && line.is_none() {
-        return None;
-    }
-    let interim = Interim { gate: gate.clone(), line: line.cloned() };
-    if http2 {
-        request.extensions_mut().insert(interim);
-    } else {
-        hyper::ext::on_informational(request, move |said| interim.tell(said.status(), said.headers()));
-    }
-    gate
+    let interim = (gate.is_some() || line.is_some()).then(|| Interim { gate: gate.clone(), line });
+    (gate, interim)
 }
 
 impl Interim {
+    /// Has hyper tell of the interim responses to a request that leaves as HTTP/1.
+    pub fn hook(&self, request: &mut Request<Body>) {
+        let interim = self.clone();
+        hyper::ext::on_informational(request, move |said| interim.tell(said.status(), said.headers()));
+    }
+
     /// Passes an interim response on.
     pub fn tell(&self, status: StatusCode, headers: &HeaderMap) {
         match (status, &self.gate, &self.line) {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, request::Parts};
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::expect::Interim;
 use crate::body::{Body, BodyError};
 
 /// The most of a body that is kept for another try (Linkerd's figure). A longer one is sent once.
@@ -27,6 +28,8 @@ pub struct Outgoing {
     /// Untouched, as long as no try has taken it.
     ready: Option<Request<Body>>,
     spare: Option<Spare>,
+    /// Not in the head, whose copies would copy it.
+    interim: Option<Interim>,
 }
 
 /// What a request is made from again.
@@ -63,7 +66,7 @@ struct Replay {
 impl Outgoing {
     /// A request that is sent once, unless it comes back untouched.
     pub fn once(request: Request<Body>) -> Self {
-        Self { ready: Some(request), spare: None }
+        Self { ready: Some(request), spare: None, interim: None }
     }
 
     /// A request that is kept for further tries, if its body allows that.
@@ -84,7 +87,17 @@ impl Outgoing {
                 latest: 0,
             }))
         });
-        Self { ready: None, spare: Some(Spare { head, body }) }
+        Self { ready: None, spare: Some(Spare { head, body }), interim: None }
+    }
+
+    /// Says where interim responses to each try go.
+    pub fn tell_interim(&mut self, interim: Option<Interim>) {
+        self.interim = interim;
+    }
+
+    /// Where interim responses go.
+    pub fn interim(&self) -> Option<&Interim> {
+        self.interim.as_ref()
     }
 
     /// The request for the next try; `None` when it cannot be sent again.

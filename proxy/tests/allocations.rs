@@ -1,0 +1,205 @@
+//! What a request costs in allocations: a plain GET on warm HTTP/1 connections, through the proxy and through the bare
+//! HTTP library.
+//!
+//! Client, relay and application share one thread, and only the relay allocates while a request is under way: the other
+//! two are bytes in buffers of their own. So a count is exact, and a median is free of what happens now and then.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::{body::Incoming, client::conn::http1::SendRequest, service::service_fn};
+use hyper_util::rt::TokioIo;
+use pillion_policy::{
+    cluster::{Cluster, Protocol},
+    endpoint::{Endpoint, EndpointSet},
+    header::Edits,
+    name::{ClusterName, Label},
+    resource::Resource,
+    route::{Action, Backend, Backends, Forward, Route, Target},
+    service::ServicePolicy,
+};
+use pillion_proxy::{
+    control::state::Control,
+    outbound,
+    rt::drain::Drain,
+    telemetry::{AccessLog, Metrics},
+    upstream::pool::{Connector, Pools},
+    view::Views,
+    worker::{Demands, Settings, Worker},
+};
+use pillion_xds::Node;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::LocalRuntime,
+    sync::Notify,
+    task::spawn_local,
+    time::Instant,
+};
+
+/// Requests of which the median is taken.
+const REQUESTS: usize = 1000;
+
+/// Requests before the first that counts.
+const WARM_UP: usize = 50;
+
+/// Beyond 100, hyper reads heads by way of the heap: two allocations each.
+const MAX_HEADERS: usize = 256;
+
+/// The most the proxy may add to what the library takes for the two legs: a copy of the head for another try (two) and
+/// the box of the watched response body.
+const OURS: u64 = 3;
+
+const ASK: &[u8] = b"GET /orders?page=2 HTTP/1.1\r\nHost: app\r\nAccept: */*\r\nUser-Agent: test\r\n\r\n";
+
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nDate: Sat, 21 Nov 2026 08:00:00 GMT\r\n\
+                        Content-Length: 5\r\n\r\nhello";
+
+#[test]
+fn a_forwarded_request_allocates_little() {
+    let runtime = LocalRuntime::new().unwrap();
+    let library = median(&runtime, runtime.block_on(relayed()));
+    let proxy = median(&runtime, runtime.block_on(proxied()));
+    println!("allocations of a request: {proxy} through the proxy, {library} of them the HTTP library's");
+    assert!(library > 0, "nothing is counted");
+    assert!(proxy <= library + OURS, "{proxy} allocations, {library} of them the library's");
+}
+
+/// The allocations of the middle one of many requests.
+fn median(runtime: &LocalRuntime, mut client: TcpStream) -> u64 {
+    let mut counts: Vec<u64> = (0..WARM_UP + REQUESTS)
+        .map(|_| allocation_counter::measure(|| runtime.block_on(exchange(&mut client))).count_total)
+        .skip(WARM_UP)
+        .collect();
+    counts.sort_unstable();
+    counts[counts.len() / 2]
+}
+
+/// One request and its response, without an allocation.
+async fn exchange(client: &mut TcpStream) {
+    client.write_all(ASK).await.unwrap();
+    let mut seen = [0; 1024];
+    let mut length = 0;
+    while !seen[..length].ends_with(b"hello") {
+        let read = client.read(&mut seen[length..]).await.unwrap();
+        assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(&seen[..length]));
+        length += read;
+    }
+    assert!(seen.starts_with(b"HTTP/1.1 200 "), "{:?}", String::from_utf8_lossy(&seen[..length]));
+}
+
+/// An application at the level of bytes, without an allocation per request.
+async fn application() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            spawn_local(async move {
+                let mut seen = [0; 1024];
+                let mut length = 0;
+                loop {
+                    match stream.read(&mut seen[length..]).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(read) => length += read,
+                    }
+                    if seen[..length].ends_with(b"\r\n\r\n") {
+                        length = 0;
+                        stream.write_all(ANSWER).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A connection through a relay of nothing but hyper, set up as the proxy does: the hook for interim responses is four
+/// allocations of the library's, the limit on header fields another four.
+async fn relayed() -> TcpStream {
+    let stream = TcpStream::connect(application().await).await.unwrap();
+    let mut client_side = hyper::client::conn::http1::Builder::new();
+    let shaken = client_side.max_headers(MAX_HEADERS).handshake(TokioIo::new(stream)).await;
+    let (sender, connection) = shaken.unwrap();
+    spawn_local(connection);
+    let sender: Rc<RefCell<SendRequest<Incoming>>> = Rc::new(RefCell::new(sender));
+    let relay = service_fn(move |mut request: Request<Incoming>| {
+        hyper::ext::on_informational(&mut request, |_| {});
+        sender.borrow_mut().send_request(request)
+    });
+    let (client, server, _) = pair().await;
+    let mut server_side = hyper::server::conn::http1::Builder::new();
+    spawn_local(server_side.max_headers(MAX_HEADERS).serve_connection(TokioIo::new(server), relay));
+    client
+}
+
+/// A connection through the outbound face of a worker with one service of one endpoint.
+async fn proxied() -> TcpStream {
+    let views = Arc::new(Views::new(Instant::now()));
+    let metrics = Metrics::new();
+    let node = Node::new("default/caller".parse().unwrap());
+    let mut control = Control::new(node, Duration::from_secs(600), Arc::clone(&views), Arc::clone(&metrics));
+    control.stand_alone(resources(application().await), Instant::now());
+    let settings = Settings {
+        namespace: Label::new("default").unwrap(),
+        hold_timeout: Duration::from_secs(1),
+        outbound_mode: None,
+        max_header_bytes: 65536,
+        max_headers: MAX_HEADERS,
+    };
+    let connector =
+        Connector { max_header_bytes: 65536, max_headers: MAX_HEADERS, pressure: Arc::new([Notify::new()]) };
+    let worker = Worker::new(
+        views,
+        Pools::new(connector),
+        Arc::new(settings),
+        Demands::new().0,
+        (Drain::new(), AccessLog::disabled(), metrics, Arc::default()),
+        fastrand::Rng::with_seed(1),
+    );
+    let (client, server, peer) = pair().await;
+    spawn_local(outbound::connection(Rc::new(worker), server, peer));
+    client
+}
+
+async fn pair() -> (TcpStream, TcpStream, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (server, peer) = listener.accept().await.unwrap();
+    (client, server, peer)
+}
+
+fn resources(app: SocketAddr) -> Vec<Resource> {
+    let name = ClusterName { endpoints: "app:80".parse().unwrap(), subset: None };
+    let endpoints = EndpointSet { name: name.endpoints.clone(), endpoints: vec![Endpoint::at(app)] };
+    let backend = Backend {
+        target: Target::Cluster(name.clone()),
+        weight: 1,
+        request_headers: Edits::default(),
+        response_headers: Edits::default(),
+        authority: None,
+    };
+    let forward = Forward { backends: Backends::new(vec![backend]).unwrap(), path: None, authority: None };
+    let route = Route {
+        name: "all".into(),
+        matches: Vec::new(),
+        action: Action::Forward(forward),
+        request_headers: Edits::default(),
+        response_headers: Edits::default(),
+        timeout: None,
+        mirrors: Vec::new(),
+        cors: None,
+        resilience: Default::default(),
+    };
+    let cluster = Cluster::plain(name, Protocol::Http1);
+    let policy = ServicePolicy::new(
+        "default/app:80".parse().unwrap(),
+        None,
+        Protocol::Http1,
+        vec![route],
+        vec![cluster],
+    );
+    vec![Resource::Endpoints(Arc::new(endpoints)), Resource::Service(Arc::new(policy.unwrap()))]
+}
