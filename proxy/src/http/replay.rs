@@ -1,7 +1,7 @@
 //! A request that may have to be sent more than once.
 //!
-//! As long as nothing has been written, the request itself is put back. After that it can be made again when its head
-//! was kept and its body has not outgrown the replay buffer. What has been read of the body is shared by reference
+//! A request whose head was kept is made again for every try, as long as its body has not outgrown the replay buffer;
+//! any other is put back as long as nothing of it has been written. What has been read of the body is shared by reference
 //! among the tries; the rest is read on by the latest try alone, so an earlier one that is still being wound up can
 //! neither steal from it nor send twice.
 
@@ -105,9 +105,12 @@ impl Outgoing {
         self.ready.take().or_else(|| self.spare.as_ref()?.again())
     }
 
-    /// Takes back a request of which nothing was sent.
+    /// Takes back a request of which nothing was sent. One that can be made again is: what its head is told for the
+    /// next try must hold for all that are made after it.
     pub fn put_back(&mut self, request: Request<Body>) {
-        self.ready = Some(request);
+        if self.spare.is_none() {
+            self.ready = Some(request);
+        }
     }
 
     /// Whether there can be another try.
@@ -238,7 +241,8 @@ impl http_body::Body for Replay {
     fn size_hint(&self) -> SizeHint {
         let kept = self.kept.borrow();
         let replayed: u64 = kept.read.iter().skip(self.next).map(|data| data.len() as u64).sum();
-        if kept.is_complete {
+        // A length would leave HTTP/1 no room for trailers.
+        if kept.is_complete && kept.trailers.is_none() {
             return SizeHint::with_exact(replayed);
         }
         let rest = kept.source.size_hint();

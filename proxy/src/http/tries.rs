@@ -375,7 +375,7 @@ fn discard(reply: Reply, grpc: bool) -> Option<Place> {
 
 /// A body of which the first frames were read to see whether trailers are among them.
 struct Peeked {
-    front: VecDeque<Frame<Bytes>>,
+    front: VecDeque<Result<Frame<Bytes>, BodyError>>,
     rest: Body,
 }
 
@@ -385,10 +385,11 @@ impl Peeked {
         let mut front = VecDeque::new();
         let mut status = None;
         for _ in 0..2 {
-            let Some(Some(Ok(frame))) = body.frame().now_or_never() else { break };
-            status = frame.trailers_ref().and_then(headers::grpc_status);
+            let Some(Some(frame)) = body.frame().now_or_never() else { break };
+            status = frame.as_ref().ok().and_then(Frame::trailers_ref).and_then(headers::grpc_status);
+            let is_last = status.is_some() || frame.is_err();
             front.push_back(frame);
-            if status.is_some() {
+            if is_last {
                 break;
             }
         }
@@ -409,7 +410,7 @@ impl http_body::Body for Peeked {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.front.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some(frame) => Poll::Ready(Some(frame)),
             None => Pin::new(&mut self.rest).poll_frame(cx),
         }
     }
@@ -422,3 +423,6 @@ impl http_body::Body for Peeked {
         if self.front.is_empty() { self.rest.size_hint() } else { SizeHint::default() }
     }
 }
+
+#[cfg(test)]
+mod tests;

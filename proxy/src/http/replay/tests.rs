@@ -102,6 +102,29 @@ fn what_was_not_sent_is_put_back() {
     assert_eq!(read(outgoing.take().unwrap().into_body()), (1, false));
 }
 
+#[test]
+fn what_the_next_try_is_told_holds_for_all_after_it() {
+    let mut outgoing = Outgoing::repeatable(request(&[10], false));
+    let untouched = outgoing.take().unwrap();
+    outgoing.put_back(untouched);
+    outgoing.headers_mut().unwrap().insert(http::header::AGE, http::HeaderValue::from_static("2"));
+    for _ in 0..2 {
+        let next = outgoing.take().unwrap();
+        assert_eq!(next.headers()[http::header::AGE], "2");
+        assert_eq!(read(next.into_body()), (10, false));
+    }
+}
+
+#[test]
+fn trailers_are_kept_in_a_body_whose_length_is_known() {
+    let mut outgoing = Outgoing::repeatable(request(&[10, 20], true));
+    let exact = |body: &Body| http_body::Body::size_hint(body).exact();
+    let first = outgoing.take().unwrap().into_body();
+    assert_eq!((exact(&first), read(first)), (None, (30, true)));
+    let second = outgoing.take().unwrap().into_body();
+    assert_eq!((exact(&second), read(second)), (None, (30, true)));
+}
+
 proptest::proptest! {
     #[test]
     fn no_byte_is_lost_or_doubled(
