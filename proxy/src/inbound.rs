@@ -9,7 +9,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
     sync::Arc,
-    time::Duration,
 };
 
 use http::{Request, Response};
@@ -38,12 +37,6 @@ use crate::{
     upstream::Upstream,
     worker::Worker,
 };
-
-/// How long a client may be silent before its connection is taken for opaque.
-const SILENCE: Duration = Duration::from_millis(300);
-
-/// How long an explicit client may take for its first bytes.
-const FIRST_BYTES: Duration = Duration::from_secs(60);
 
 /// Most addresses of the application that are told apart; a pod has few ports.
 const MAX_APPS: usize = 256;
@@ -80,11 +73,10 @@ impl Inbound {
         let source = original.map(source);
         let upstream = self.upstream(app, original.unwrap_or(local).port(), source);
         let declared = upstream.cluster().protocol;
-        let patience = if original.is_some() { SILENCE } else { FIRST_BYTES };
         let detected = match declared {
             Declared::Tcp => None,
             Declared::Auto | Declared::Http1 | Declared::Http2 => {
-                match detect::detect(&mut stream, patience).await {
+                match detect::detect(&mut stream, detect::patience(original.is_some())).await {
                     Ok(detected) => Some(detected),
                     Err(error) => {
                         return tracing::debug!(%peer, %error, "connection ended before it said anything");
@@ -105,10 +97,7 @@ impl Inbound {
             Rc::new(Downstream::new(&self.worker, Direction::Inbound, (peer, local, original), http2));
         let shared = Rc::clone(&downstream);
         let handle = move |request| handle(Rc::clone(&shared), Arc::clone(&upstream), request);
-        match protocol {
-            Protocol::Http2 => serve::http2(io, &downstream, handle).await,
-            Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &downstream, handle).await,
-        }
+        serve::connection(io, http2, &downstream, handle).await;
     }
 
     /// The application at an address, as the policy of the moment describes it.

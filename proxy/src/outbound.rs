@@ -7,7 +7,7 @@
 //!
 //! A host is asked for when it is first named; the request waits for the answer, bounded in time and number.
 
-use std::{borrow::Cow, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, rc::Rc, sync::Arc};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -34,12 +34,6 @@ use crate::{
     worker::{Demand, Worker},
 };
 
-/// How long a redirected connection may be silent before it is taken for a protocol in which the server speaks first.
-const SILENCE: Duration = Duration::from_millis(300);
-
-/// How long an explicit client may take for its first bytes.
-const FIRST_BYTES: Duration = Duration::from_secs(60);
-
 /// What the application says goes to; port where a client names none.
 const DEFAULT_PORT: u16 = 80;
 
@@ -60,8 +54,7 @@ enum Target {
 pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     let original = socket::original_dst(&stream);
-    let patience = if original.is_some() { SILENCE } else { FIRST_BYTES };
-    let detected = match detect::detect(&mut stream, patience).await {
+    let detected = match detect::detect(&mut stream, detect::patience(original.is_some())).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%peer, %error, "connection ended before it said anything"),
     };
@@ -75,10 +68,7 @@ pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketA
     let outbound =
         Rc::new(Outbound { downstream: Rc::clone(&downstream), passthrough: std::cell::OnceCell::new() });
     let handle = move |request| handle(Rc::clone(&outbound), request);
-    match detected.protocol {
-        Protocol::Http2 => serve::http2(io, &downstream, handle).await,
-        Protocol::Http1 | Protocol::Tls | Protocol::Opaque => serve::http1(io, &downstream, handle).await,
-    }
+    serve::connection(io, http2, &downstream, handle).await;
 }
 
 /// Carries bytes to where they were meant for, if the mesh lets unknown traffic out.

@@ -19,7 +19,11 @@ use http::{Method, Request, Response};
 use http_body::Body as _;
 use tokio::time::Instant;
 
-use super::{expect::Interim, replay::Outgoing, tries::Admission};
+use super::{
+    expect::{self, Interim},
+    replay::Outgoing,
+    tries::Admission,
+};
 use crate::{
     body::Body,
     error::ProxyError,
@@ -159,15 +163,10 @@ pub async fn send(
             Ok(lease) => lease,
             Err(error) => return Err(Failed { error, progress: Progress::Unsent }),
         };
-        let Some(mut request) = outgoing.take() else { break };
+        let Some(request) = outgoing.take() else { break };
         let may_repeat = may_repeat(&request);
         let tried = match lease {
-            Lease::H1(lease) => {
-                if let Some(interim) = outgoing.interim() {
-                    interim.hook(&mut request);
-                }
-                http1(lease, request, endpoint).await
-            }
+            Lease::H1(lease) => http1(lease, expect::hooked(request, outgoing.interim()), endpoint).await,
             Lease::H2(lease) => self::http2(lease, request, outgoing.interim(), endpoint).await,
         };
         match tried {

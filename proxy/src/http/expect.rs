@@ -67,13 +67,15 @@ pub fn await_interim(
     (gate, interim)
 }
 
-impl Interim {
-    /// Has hyper tell of the interim responses to a request that leaves as HTTP/1.
-    pub fn hook(&self, request: &mut Request<Body>) {
-        let interim = self.clone();
-        hyper::ext::on_informational(request, move |said| interim.tell(said.status(), said.headers()));
+/// Has hyper tell of the interim responses to a request that leaves as HTTP/1.
+pub fn hooked(mut request: Request<Body>, interim: Option<&Interim>) -> Request<Body> {
+    if let Some(interim) = interim.cloned() {
+        hyper::ext::on_informational(&mut request, move |said| interim.tell(said.status(), said.headers()));
     }
+    request
+}
 
+impl Interim {
     /// Passes an interim response on.
     pub fn tell(&self, status: StatusCode, headers: &HeaderMap) {
         match (status, &self.gate, &self.line) {

@@ -33,9 +33,22 @@ const MAX_STREAMS: u32 = 256;
 /// not read stops the requests meant for it and no others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 
+/// Serves a connection in the version it was found to speak. What is no HTTP at all gets an HTTP/1 refusal.
+pub async fn connection<F, R>(io: Io, http2: bool, downstream: &Rc<Downstream>, handle: F)
+where
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Response<Body>> + 'static,
+{
+    if http2 {
+        self::http2(io, downstream, handle).await;
+    } else {
+        http1(io, downstream, handle).await;
+    }
+}
+
 /// Serves HTTP/1 until the client leaves, is silent for too long, or the drain is over. While draining every response says `close`; idle
 /// connections are left to the client, because closing one races with the request it may just be sending.
-pub async fn http1<F, R>(io: Io, downstream: &Rc<Downstream>, handle: F)
+async fn http1<F, R>(io: Io, downstream: &Rc<Downstream>, handle: F)
 where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>>,
@@ -64,7 +77,7 @@ where
 
 /// Serves HTTP/2 until the client leaves, is silent for too long, or the drain is over. GOAWAY goes out as soon as
 /// the drain begins: it loses no request.
-pub async fn http2<F, R>(io: Io, downstream: &Rc<Downstream>, handle: F)
+async fn http2<F, R>(io: Io, downstream: &Rc<Downstream>, handle: F)
 where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>> + 'static,

@@ -33,6 +33,12 @@ pub enum Sniff {
     Is(Protocol),
 }
 
+/// How long a redirected client may be silent before it is taken for one of a protocol in which the server speaks first.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// How long a client that connects to the proxy itself, which it can only do to say HTTP, may take for its first bytes.
+const FIRST_BYTES: Duration = Duration::from_secs(60);
+
 /// The start of HTTP/2's preface (RFC 9113, section 3.4) that no HTTP/1 request can have.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// Standard methods (RFC 9110 and 5789).
@@ -121,6 +127,11 @@ pub enum How {
     TimedOut,
     /// The client has closed its side.
     Closed,
+}
+
+/// How long a connection may take for its first bytes.
+pub fn patience(is_redirected: bool) -> Duration {
+    if is_redirected { SILENCE } else { FIRST_BYTES }
 }
 
 /// Reads until it is known what the connection speaks, at most for `timeout`.

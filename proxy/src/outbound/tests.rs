@@ -19,7 +19,7 @@ use crate::{
 const CONNECTION: usize = 4096;
 
 /// Bytes of the future of a request, which hyper keeps a place for on every HTTP/1 connection.
-const REQUEST: usize = 6400;
+const REQUEST: usize = 6656;
 
 fn worker() -> Rc<Worker> {
     let settings = Settings {
