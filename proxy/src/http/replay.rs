@@ -28,6 +28,8 @@ pub struct Outgoing {
     /// Untouched, as long as no try has taken it.
     ready: Option<Request<Body>>,
     spare: Option<Spare>,
+    /// Whether the latest try has taken it.
+    is_taken: bool,
     /// Not in the head, whose copies would copy it.
     interim: Option<Interim>,
 }
@@ -66,7 +68,7 @@ struct Replay {
 impl Outgoing {
     /// A request that is sent once, unless it comes back untouched.
     pub fn once(request: Request<Body>) -> Self {
-        Self { ready: Some(request), spare: None, interim: None }
+        Self { ready: Some(request), spare: None, is_taken: false, interim: None }
     }
 
     /// A request that is kept for further tries, if its body allows that.
@@ -87,7 +89,7 @@ impl Outgoing {
                 latest: 0,
             }))
         });
-        Self { ready: None, spare: Some(Spare { head, body }), interim: None }
+        Self { ready: None, spare: Some(Spare { head, body }), is_taken: false, interim: None }
     }
 
     /// Says where interim responses to each try go.
@@ -102,15 +104,27 @@ impl Outgoing {
 
     /// The request for the next try; `None` when it cannot be sent again.
     pub fn take(&mut self) -> Option<Request<Body>> {
+        self.is_taken = true;
         self.ready.take().or_else(|| self.spare.as_ref()?.again())
     }
 
     /// Takes back a request of which nothing was sent. One that can be made again is: what its head is told for the
     /// next try must hold for all that are made after it.
     pub fn put_back(&mut self, request: Request<Body>) {
+        self.is_taken = false;
         if self.spare.is_none() {
             self.ready = Some(request);
         }
+    }
+
+    /// A try begins.
+    pub fn begin(&mut self) {
+        self.is_taken = false;
+    }
+
+    /// Whether the try that began last has taken the request, so that some of it may have been sent.
+    pub fn is_taken(&self) -> bool {
+        self.is_taken
     }
 
     /// Whether there can be another try.

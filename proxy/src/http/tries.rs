@@ -247,6 +247,7 @@ impl Tries<'_> {
         now: Instant,
     ) -> Result<(Response<Body>, Line), Failed> {
         let live = admission.live();
+        outgoing.begin();
         let sending = attempt::send(worker, self.upstream, live, outgoing, self.http2, now);
         let of_try = self.policy.per_try_timeout.map(|limit| {
             let error = ProxyError::TryTimeout { endpoint: live.address(), after: limit };
@@ -261,7 +262,11 @@ impl Tries<'_> {
             None => sending.await,
             Some((at, error)) => match tokio::time::timeout_at(at, sending).await {
                 Ok(answer) => answer,
-                Err(_) => Err(Failed { error, progress: Progress::Sent }),
+                Err(_) => {
+                    // It may have waited for a connection all the time.
+                    let progress = if outgoing.is_taken() { Progress::Sent } else { Progress::Unsent };
+                    Err(Failed { error, progress })
+                }
             },
         };
         // A fast failure must not make an endpoint look attractive.

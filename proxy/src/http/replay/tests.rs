@@ -97,8 +97,10 @@ fn what_is_settled_is_read_to_its_end_and_not_kept() {
 fn what_was_not_sent_is_put_back() {
     let mut outgoing = Outgoing::once(request(&[1], false));
     let untouched = outgoing.take().unwrap();
+    assert!(outgoing.is_taken());
     assert!(!outgoing.is_repeatable());
     outgoing.put_back(untouched);
+    assert!(!outgoing.is_taken());
     assert_eq!(read(outgoing.take().unwrap().into_body()), (1, false));
 }
 
@@ -106,6 +108,7 @@ fn what_was_not_sent_is_put_back() {
 fn what_the_next_try_is_told_holds_for_all_after_it() {
     let mut outgoing = Outgoing::repeatable(request(&[10], false));
     let untouched = outgoing.take().unwrap();
+    assert!(outgoing.is_taken());
     outgoing.put_back(untouched);
     outgoing.headers_mut().unwrap().insert(http::header::AGE, http::HeaderValue::from_static("2"));
     for _ in 0..2 {
