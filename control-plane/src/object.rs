@@ -381,11 +381,14 @@ impl Settings {
 }
 
 impl RouteSettings {
+    /// The field that the proxy of a destination follows, too.
+    pub(crate) const RATE_LIMIT: Given<Self> = ("rateLimit", |settings| settings.rate_limit.is_some());
+
     /// The fields of a ResiliencePolicy that a rule follows.
     pub(crate) const FIELDS: [Given<Self>; 5] = [
         ("timeout", |settings| settings.timeout.is_some()),
         ("retry", |settings| settings.retry.is_some()),
-        ("rateLimit", |settings| settings.rate_limit.is_some()),
+        Self::RATE_LIMIT,
         ("fault", |settings| settings.fault.is_some()),
         ("circuitBreaker", |settings| settings.breaker.is_some()),
     ];

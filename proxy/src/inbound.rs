@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use pillion_policy::{
     cluster::{Cluster, Protocol as Declared},
     name::{ClusterName, EndpointSetName, Hostname},
-    workload::{WorkloadPolicy, WorkloadPort},
+    workload::WorkloadPort,
 };
 use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
@@ -35,6 +35,7 @@ use crate::{
         requests::{Labels, Reporter},
     },
     upstream::Upstream,
+    view::LiveWorkload,
     worker::Worker,
 };
 
@@ -52,7 +53,7 @@ pub struct Inbound {
 /// An application, and the policy it was measured and spoken to by.
 #[derive(Debug)]
 struct Known {
-    policy: Option<Arc<WorkloadPolicy>>,
+    policy: Option<Arc<LiveWorkload>>,
     upstream: Arc<Upstream>,
 }
 
@@ -71,7 +72,8 @@ impl Inbound {
         };
         // What the connection was meant for names the port of the workload, redirected or not.
         let source = original.map(source);
-        let upstream = self.upstream(app, original.unwrap_or(local).port(), source);
+        let port = original.unwrap_or(local).port();
+        let upstream = self.upstream(app, port, source);
         let declared = upstream.cluster().protocol;
         let detected = match declared {
             Declared::Tcp => None,
@@ -96,7 +98,7 @@ impl Inbound {
         let downstream =
             Rc::new(Downstream::new(&self.worker, Direction::Inbound, (peer, local, original), http2));
         let shared = Rc::clone(&downstream);
-        let handle = move |request| handle(Rc::clone(&shared), Arc::clone(&upstream), request);
+        let handle = move |request| handle(Rc::clone(&shared), port, Arc::clone(&upstream), request);
         serve::connection(io, http2, &downstream, handle).await;
     }
 
@@ -113,7 +115,7 @@ impl Inbound {
             return Arc::clone(&known.upstream);
         }
         let described =
-            policy.as_ref().and_then(|policy| policy.ports.iter().find(|known| known.port == port));
+            policy.as_ref().and_then(|own| own.policy().ports.iter().find(|known| known.port == port));
         let cluster = Cluster::plain(name(port), described.map_or(Declared::Auto, |port| port.protocol));
         let upstream = match apps.get(&app) {
             Some(known) => Arc::new(known.upstream.with_policy(cluster)),
@@ -139,10 +141,18 @@ impl Inbound {
 
 async fn handle(
     downstream: Rc<Downstream>,
+    port: u16,
     app: Arc<Upstream>,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
-    match Exchange::begin(downstream, &mut request) {
+    // Asked anew for each request: a connection may outlive the limit it began under.
+    let own = &downstream.worker.views.load().workload;
+    let limiter = own.as_ref().and_then(|own| own.limiter(port)).cloned();
+    let begun = Exchange::begin(downstream, &mut request).and_then(|exchange| match limiter {
+        Some(limiter) => exchange.limited(&limiter, &app, &request),
+        None => Ok(exchange),
+    });
+    match begun {
         Ok(exchange) => exchange.direct(app, request).await,
         Err(refusal) => refusal,
     }
@@ -164,10 +174,10 @@ fn name(port: u16) -> ClusterName {
 
 /// Under which labels the application's traffic is measured.
 fn labels(worker: &Worker, port: Option<&WorkloadPort>) -> Labels {
-    let workload = worker.views.load().workload.clone();
+    let view = worker.views.load();
     let mut labels =
         Labels { reporter: Reporter::Destination, cluster: "inbound".into(), ..Labels::default() };
-    if let Some(workload) = workload {
+    if let Some(workload) = view.workload.as_ref().map(|own| own.policy()) {
         labels.destination_workload = workload.name.name.as_str().into();
         labels.destination_workload_namespace = workload.name.namespace.as_str().into();
     }

@@ -37,7 +37,7 @@ pub struct View {
     /// Settings of the mesh, once known.
     pub mesh: Option<Arc<MeshConfig>>,
     /// Policy of the own workload, once known.
-    pub workload: Option<Arc<WorkloadPolicy>>,
+    pub workload: Option<Arc<LiveWorkload>>,
     /// What is known of the hosts that have been asked for.
     hosts: hashbrown::HashMap<Key, Entry, FxBuildHasher>,
 }
@@ -100,6 +100,14 @@ pub struct LiveRoute {
     pub limiter: Option<Arc<Limiter>>,
 }
 
+/// The own workload as it lives.
+#[derive(Debug)]
+pub struct LiveWorkload {
+    policy: Arc<WorkloadPolicy>,
+    /// The limits of its ports that have one.
+    limiters: Box<[(u16, Arc<Limiter>)]>,
+}
+
 /// When a destination was last asked for, in seconds of the proxy's life. Kept over changes of its policy.
 #[derive(Debug, Default)]
 pub struct Usage(AtomicU64);
@@ -114,7 +122,7 @@ pub struct Views {
 
 impl View {
     /// A view of no hosts.
-    pub fn new(revision: u64, mesh: Option<Arc<MeshConfig>>, workload: Option<Arc<WorkloadPolicy>>) -> Self {
+    pub fn new(revision: u64, mesh: Option<Arc<MeshConfig>>, workload: Option<Arc<LiveWorkload>>) -> Self {
         Self { revision, mesh, workload, hosts: hashbrown::HashMap::default() }
     }
 
@@ -192,6 +200,26 @@ impl LiveRoute {
             breaker: breaker.map(|policy| shared.breaker(&route.name, policy)),
             limiter: resilience.rate_limit.as_ref().map(|policy| shared.limiter(policy)),
         }
+    }
+}
+
+impl LiveWorkload {
+    /// Joins a policy with the limits of what comes in. These must not be those of rules: what the workload asks of
+    /// itself would be counted twice.
+    pub fn new(policy: Arc<WorkloadPolicy>, inbound: &mut Guards) -> Self {
+        let limited = policy.ports.iter().filter_map(|port| Some((port.port, port.rate_limit.as_ref()?)));
+        let limiters = limited.map(|(port, limit)| (port, inbound.limiter(limit))).collect();
+        Self { policy, limiters }
+    }
+
+    /// Its policy.
+    pub fn policy(&self) -> &Arc<WorkloadPolicy> {
+        &self.policy
+    }
+
+    /// The limit of what comes in at a port of the pod.
+    pub fn limiter(&self, port: u16) -> Option<&Arc<Limiter>> {
+        self.limiters.iter().find(|(limited, _)| *limited == port).map(|(_, limiter)| limiter)
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use pillion_tests::{AccessLog, Client, Instance, Mesh, Reply, Sidecar, burst};
+use pillion_tests::dial::Fixed;
+use pillion_tests::policy::{TARGET_PORT, service};
+use pillion_tests::{AccessLog, Client, Instance, Mesh, Reply, Sidecar, address, burst};
 
 struct Shop {
     _mesh: Mesh,
@@ -123,5 +125,96 @@ async fn many_keys_do_not_take_more_memory_than_they_may() -> Result<()> {
     ensure!(grown < 24 * 1024, "{grown} KiB more after {keys} keys");
     let report = burst(120, 8, || shop.client.get("http://app/").header("x-api-key", "known").send()).await;
     ensure!(report.successes <= 100, "a limit that is forgotten under load: {}", report.successes);
+    Ok(())
+}
+
+/// A destination that limits what comes in.
+struct Limited {
+    mesh: Mesh,
+    app: Instance,
+    sidecar: Sidecar,
+}
+
+async fn limited(limit: &str, workers: &str) -> Result<Limited> {
+    let mut mesh = Mesh::new()?;
+    let ip = address::unused()?;
+    let app = Instance::sample("app", "v1", "app-1", address::unused_at(TARGET_PORT)?).await?;
+    mesh.policy.service("app")?;
+    mesh.policy.pod("app-1", "app", "v1", ip)?;
+    mesh.policy.resilience("app", &format!("rateLimit: {limit}"))?;
+    mesh.start().await?;
+    let sidecar = mesh.sidecar("app")?.ip(ip).in_front_of(app.address, TARGET_PORT);
+    let sidecar = sidecar.arg("--workers", workers).start().await?;
+    sidecar.shows("/config_dump", "ResiliencePolicy default/app").await?;
+    Ok(Limited { mesh, app, sidecar })
+}
+
+impl Limited {
+    /// A client without a sidecar, at an address of its own.
+    fn neighbour(&self) -> Result<Client> {
+        Ok(Client::dialing(Fixed::new(self.sidecar.inbound).from(address::unused()?)))
+    }
+}
+
+async fn admitted(client: &Client) -> u64 {
+    burst(20, 4, || client.get("http://app/").send()).await.successes
+}
+
+#[tokio::test]
+async fn each_peer_has_a_budget_of_its_own() -> Result<()> {
+    let mut shop = limited("{requests: 5, per: 15m, key: {peer: {}}}", "1").await?;
+    let (caller, meshed) = shop.mesh.caller().await?;
+    let (first, second) = (shop.neighbour()?, shop.neighbour()?);
+    for client in [&meshed, &first, &second] {
+        assert_eq!(admitted(client).await, 5);
+    }
+    assert_eq!(shop.app.stats()?.requests(), 15, "what is refused must not arrive");
+    let refused = [caller.metrics().await?, shop.sidecar.metrics().await?]
+        .map(|metrics| metrics.sum("pillion_rate_limited_total", &[]));
+    assert_eq!(refused, [0.0, 45.0], "the caller's sidecar has one peer and lets it through, once");
+
+    let reply = first.get("http://app/").send().await?.expect_own(429, "RL")?;
+    assert_eq!((reply.header("ratelimit-limit"), reply.header("ratelimit-remaining")), ("5", "0"));
+    ensure!(!reply.header("retry-after").is_empty(), "{:?}", reply.headers);
+    let grpc = caller.app_http2().post("http://app/a.B/C").header("te", "trailers");
+    let reply = grpc.header("content-type", "application/grpc").body("message").send().await?.expect(200)?;
+    assert_eq!((reply.header("grpc-status"), reply.flag()), ("8", "RL"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn callers_without_a_sidecar_are_limited_by_all_workers_together() -> Result<()> {
+    let shop = limited("{requests: 20, per: 15m}", "2").await?;
+    let client = shop.neighbour()?;
+    let report = burst(200, 32, || client.get("http://app/").send()).await;
+    assert_eq!((report.successes, shop.app.stats()?.requests()), (20, 20));
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_behind_another_proxy_are_told_apart() -> Result<()> {
+    let shop = limited("{requests: 2, per: 15m, key: {clientAddress: {}}}", "1").await?;
+    let client = shop.neighbour()?;
+    for from in ["192.0.2.1", "192.0.2.2, 192.0.2.1", "2001:db8::1"] {
+        let send = || client.get("http://app/").header("x-forwarded-for", from).send();
+        assert_eq!(burst(6, 1, send).await.successes, 2, "{from}");
+    }
+    assert_eq!(admitted(&client).await, 2, "who says nothing has the peer's own");
+    Ok(())
+}
+
+#[tokio::test]
+async fn budgets_outlive_changes_of_everything_else() -> Result<()> {
+    let shop = limited("{requests: 5, per: 15m, key: {peer: {}}}", "1").await?;
+    let client = shop.neighbour()?;
+    assert_eq!(admitted(&client).await, 5);
+    let other =
+        service("other").replace("app: other", "app: app").replace("targetPort: 3000", "targetPort: 4000");
+    shop.mesh.policy.apply("other", &other)?;
+    shop.sidecar.shows("/config_dump", "other.default.svc").await?;
+    assert_eq!(admitted(&client).await, 0, "the policy of the workload has changed, its limit has not");
+    shop.mesh.policy.resilience("app", "rateLimit: {requests: 7, per: 15m, key: {peer: {}}}")?;
+    shop.sidecar.shows("/config_dump", "\"requests\": 7").await?;
+    assert_eq!(admitted(&client).await, 7, "open connections follow the limit of the moment");
     Ok(())
 }

@@ -5,7 +5,10 @@
 
 use std::{borrow::Cow, fmt};
 
-use pillion_policy::name::Label;
+use pillion_policy::{
+    name::Label,
+    resilience::{RateLimit, RateLimitKey},
+};
 
 use super::destination::Rules;
 use crate::{
@@ -98,10 +101,13 @@ pub(crate) fn of_route<'a>(
             says: Cow::Owned(RouteSettings { breaker, ..policy.route.clone() }),
         }
     };
-    let of_target = |(stored, policy): (&'a Stored, &'a ResiliencePolicy)| Layer {
-        by: By::Object(&stored.key),
-        says: Cow::Borrowed(&policy.route),
-    };
+    let mut of_target = target.map(|(service, port)| of_target(index, service, port)).unwrap_or_default();
+    // Callers have one client each: only the destination can tell its clients apart.
+    if limit(&of_target).is_some_and(is_of_clients) {
+        for layer in &mut of_target {
+            layer.says.to_mut().rate_limit = None;
+        }
+    }
     let named = |(key, rule): (&Key, &Rule), whole: bool| {
         let fits = |section: Option<&str>| match section {
             Some(section) => !whole && *section == *rule.section,
@@ -113,12 +119,35 @@ pub(crate) fn of_route<'a>(
         rule.and_then(|rule| named(rule, false)).map(of_rule),
         rule.map(|(_, rule)| Layer { by: By::Rule(rule), says: Cow::Borrowed(&rule.limits) }),
         rule.and_then(|rule| named(rule, true)).map(of_rule),
-        target.and_then(|(service, port)| of_port(index, service, port)).map(of_target),
-        target.and_then(|(service, _)| of_service(index, service)).map(of_target),
     ]
     .into_iter()
     .flatten()
+    .chain(of_target)
     .collect()
+}
+
+/// What is said about all requests that come to a port, whatever rule has led them there.
+pub(crate) fn of_target<'a>(
+    index: &'a Index,
+    service: &Found<'_>,
+    port: &ServicePort,
+) -> Vec<Layer<'a, RouteSettings>> {
+    let policies = [of_port(index, service, port), of_service(index, service)];
+    let layer = |(stored, policy): (&'a Stored, &'a ResiliencePolicy)| Layer {
+        by: By::Object(&stored.key),
+        says: Cow::Borrowed(&policy.route),
+    };
+    policies.into_iter().flatten().map(layer).collect()
+}
+
+/// The rate limit that has the word.
+pub(crate) fn limit<'a>(layers: &'a [Layer<'_, RouteSettings>]) -> Option<&'a RateLimit> {
+    layers.iter().find_map(|layer| layer.says.rate_limit.as_ref())
+}
+
+/// Whether each client is limited by itself.
+fn is_of_clients(limit: &RateLimit) -> bool {
+    matches!(limit.key, Some(RateLimitKey::Peer | RateLimitKey::ClientAddress))
 }
 
 /// Whether a policy means the port by this text.

@@ -19,7 +19,7 @@ use pillion_policy::{
 
 pub(crate) use self::{
     destination::{Missing, Rules, place, resolve},
-    layers::{Layer, is_port, of_cluster, of_route},
+    layers::{Layer, is_port, of_cluster, of_route, of_target},
     service::governing,
 };
 use crate::index::Index;

@@ -9,7 +9,10 @@ use pillion_policy::{
     workload::{WorkloadPolicy, WorkloadPort},
 };
 
-use super::endpoints::target_port;
+use super::{
+    endpoints::target_port,
+    layers::{limit, of_target},
+};
 use crate::{
     index::Index,
     object::{PodFacts, Stored},
@@ -36,7 +39,7 @@ pub(crate) fn workload_policy(index: &Index, name: &WorkloadName) -> WorkloadPol
         for service in index.services_selecting(stored) {
             for declared in &service.service.ports {
                 let Some(port) = target_port(declared, pod) else { continue };
-                ports.entry(port).or_insert_with(|| WorkloadPort {
+                let known = ports.entry(port).or_insert_with(|| WorkloadPort {
                     port,
                     protocol: declared.protocol,
                     service: ServiceRef {
@@ -44,7 +47,11 @@ pub(crate) fn workload_policy(index: &Index, name: &WorkloadName) -> WorkloadPol
                         name: service.name.clone(),
                         namespace: service.namespace.clone(),
                     },
+                    rate_limit: None,
                 });
+                if known.rate_limit.is_none() {
+                    known.rate_limit = limit(&of_target(index, &service, declared)).cloned();
+                }
             }
         }
     }

@@ -112,6 +112,10 @@ fn check_reach(policy: &ResiliencePolicy, report: &mut Report) {
     if silent && !report.has_errors() {
         report.error("it says nothing about its targets");
     }
+    let for_rules = policy.targets.iter().any(|target| target.kind == Kind::VirtualService);
+    if let (true, Some(limit)) = (for_rules, &policy.route.rate_limit) {
+        check_key(limit, report);
+    }
     let for_service = policy.targets.iter().any(|target| target.kind == Kind::Service);
     for field in given.into_iter().filter(|field| !for_service && *field != "circuitBreaker") {
         let warn = |report: &mut Report| report.warn("has no effect on a VirtualService: target the Service");
@@ -120,6 +124,21 @@ fn check_reach(policy: &ResiliencePolicy, report: &mut Report) {
             None => report.field(field, warn),
         }
     }
+}
+
+/// Warns of clients that cannot be told apart: rules are followed beside the caller, who is the only peer there.
+fn check_key(limit: &RateLimit, report: &mut Report) {
+    let reason = match limit.key {
+        Some(RateLimitKey::Peer) => {
+            "counts each calling pod as a whole for a VirtualService: target the Service"
+        }
+        Some(RateLimitKey::ClientAddress) => {
+            "counts each calling pod as a whole for a VirtualService, unless the application sends X-Forwarded-For: \
+             target the Service"
+        }
+        Some(RateLimitKey::Header(_)) | None => return,
+    };
+    report.field("rateLimit", |report| report.field("key", |report| report.warn(reason)));
 }
 
 fn read_breaker(given: &api::CircuitBreaker, report: &mut Report) -> Option<Breaker> {

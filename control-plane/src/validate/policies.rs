@@ -13,7 +13,7 @@ use pillion_policy::{
 use rustc_hash::FxHashMap;
 
 use crate::{
-    compile::{Layer, Rules, governing, is_port, of_cluster, of_route, place},
+    compile::{Layer, Rules, governing, is_port, of_cluster, of_route, of_target, place},
     index::{Found, Index},
     object::{
         Given, Key, Kind, Object, PolicyTarget, ResiliencePolicy, RouteSettings, Rule, ServicePort, Settings,
@@ -201,6 +201,9 @@ impl<'a> Checker<'a> {
     }
 
     fn routes(&self, stored: &Stored, found: &Found<'_>, port: &ServicePort, verdicts: &mut Verdicts) {
+        // Whatever rule leads there, the destination limits what comes in.
+        let layers = of_target(self.index, found, port);
+        verdicts.judge(&stored.key, &layers, &[RouteSettings::RATE_LIMIT]);
         let mut judge = |rule| {
             let layers = of_route(self.index, rule, Some((found, port)));
             verdicts.judge(&stored.key, &layers, &RouteSettings::FIELDS);

@@ -86,10 +86,12 @@ pub fn any_endpoint() -> impl Strategy<Value = Endpoint> {
 
 /// Any policy of a workload.
 pub fn any_workload() -> impl Strategy<Value = WorkloadPolicy> {
-    let port = (any::<u16>(), protocol(), service_ref()).prop_map(|(port, protocol, service)| WorkloadPort {
+    let port = (any::<u16>(), protocol(), service_ref(), option::of(resilience::rate_limit()));
+    let port = port.prop_map(|(port, protocol, service, rate_limit)| WorkloadPort {
         port,
         protocol,
         service,
+        rate_limit,
     });
     (workload_name(), option::of(label()), vec(port, 0..=3))
         .prop_map(|(name, service_account, ports)| WorkloadPolicy { name, service_account, ports })

@@ -12,6 +12,7 @@ use pillion_policy::{
     },
     retry::{Backoff, Jitter, Retry, RetryBudget, RetryOn, RetrySet},
     testing::any_resource,
+    workload::WorkloadPort,
 };
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -62,6 +63,12 @@ fn what_is_left_out_is_the_default() {
     let limit: RateLimit = yaml("{name: a, requests: 5, per: {secs: 1, nanos: 0}}");
     assert_eq!((limit.check(), limit.key), (Ok(()), None));
     assert_eq!(yaml::<RouteResilience>("{fault: {}}"), RouteResilience::default());
+
+    let port = "port: 80, protocol: http1, service: {host: a.b, name: a, namespace: b}";
+    assert_eq!(yaml::<WorkloadPort>(&format!("{{{port}}}")).rate_limit, None);
+    let limit = "rateLimit: {name: a, requests: 0, per: {secs: 1, nanos: 0}}";
+    let reason = refused::<WorkloadPort>(&format!("{{{port}, {limit}}}"));
+    assert!(reason.contains("requests: must be at least 1"), "{reason}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::{
         requests::{Labels, Reporter},
     },
     upstream::{Guards, Registry, Upstream, breaker::Breaker},
-    view::{Destination, Entry, Usage, View, Views},
+    view::{Destination, Entry, LiveWorkload, Usage, View, Views},
     worker::Demand,
 };
 
@@ -51,6 +51,9 @@ pub struct Control {
     received: Snapshot,
     registry: Registry,
     guards: Guards,
+    /// What guards the own workload.
+    inbound: Guards,
+    own: Option<Arc<LiveWorkload>>,
     hosts: FxHashMap<DestinationName, Host>,
     views: Arc<Views>,
     metrics: Arc<Metrics>,
@@ -88,6 +91,8 @@ impl Control {
             received: Snapshot::default(),
             registry: Registry::default(),
             guards: Guards::default(),
+            inbound: Guards::default(),
+            own: None,
             hosts: FxHashMap::default(),
             views,
             metrics,
@@ -263,8 +268,11 @@ impl Control {
             Upstream::new(cluster.clone(), metrics.cluster(&labels.cluster), metrics.request_stats(&labels))
         });
         self.revision += 1;
-        let mut view =
-            View::new(self.revision, self.received.mesh().cloned(), self.received.workload().cloned());
+        let own = self.received.workload();
+        if self.own.as_ref().map(|own| own.policy()) != own {
+            self.own = own.map(|policy| Arc::new(LiveWorkload::new(Arc::clone(policy), &mut self.inbound)));
+        }
+        let mut view = View::new(self.revision, self.received.mesh().cloned(), self.own.clone());
         for (name, host) in &mut self.hosts {
             if let Some(policy) = in_force.service(name) {
                 let live = match host.live.take() {
@@ -284,6 +292,7 @@ impl Control {
             }
         }
         self.guards.sweep();
+        self.inbound.sweep();
         self.count();
         self.views.publish(view);
     }

@@ -44,6 +44,7 @@ use crate::{
     body::Body,
     error::{Flag, ProxyError},
     kin::Fact,
+    limit::Limiter,
     telemetry::access_log::Direction,
     upstream::Upstream,
     view::Destination,
@@ -156,6 +157,21 @@ impl Exchange {
         &self.downstream
     }
 
+    /// Lets a request to a cluster through a limit before it, or answers it.
+    #[expect(clippy::result_large_err, reason = "the refusal is the response itself")]
+    pub fn limited(
+        mut self,
+        limiter: &Arc<Limiter>,
+        upstream: &Upstream,
+        request: &Request<Incoming>,
+    ) -> Result<Self, Response<Body>> {
+        self.finish.stats = Some(Arc::clone(upstream.requests()));
+        match self.limit(Some(limiter), request) {
+            Ok(allowance) => Ok(Self { allowance, ..self }),
+            Err(error) => Err(self.refuse(&error)),
+        }
+    }
+
     /// Handles a request by the rules of a destination.
     pub async fn route(
         mut self,
@@ -197,7 +213,7 @@ impl Exchange {
         };
         let rule = found.route;
         self.finish.note(|record| record.route = Some(Arc::clone(&rule.name)));
-        self.allowance = self.limit(&found, &request)?;
+        self.allowance = self.limit(found.live.limiter.as_ref(), &request)?;
         let injected;
         (self.delay, injected) = self.inject(rule);
         injected?;
@@ -226,13 +242,13 @@ impl Exchange {
         }
     }
 
-    /// Asks the rule's rate limit.
+    /// Asks the rate limit, where there is one.
     fn limit(
         &self,
-        found: &route::Found<'_>,
+        limiter: Option<&Arc<Limiter>>,
         request: &Request<Incoming>,
     ) -> Result<Option<Box<Allowance>>, ProxyError> {
-        let Some(limiter) = &found.live.limiter else { return Ok(None) };
+        let Some(limiter) = limiter else { return Ok(None) };
         let peer = self.downstream.peer.ip();
         let asked = limits::ask(limiter, request.headers(), peer, self.finish.start);
         if asked.is_err() {

@@ -63,8 +63,12 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Tells the client.
+    /// Tells the client, unless a proxy further on has left it less.
     pub fn tell(&self, headers: &mut HeaderMap) {
+        let told = headers.get(REMAINING).and_then(|told| told.to_str().ok()?.parse().ok());
+        if told.is_some_and(|told: u32| told < self.remaining) {
+            return;
+        }
         let RateLimit { requests, per, .. } = self.limiter.policy();
         budget(*requests, *per, self.remaining, self.reset, headers);
     }
@@ -124,6 +128,21 @@ mod tests {
             ("ratelimit-reset", "9"),
         ];
         assert_eq!(text(&headers), expected);
+    }
+
+    #[test]
+    fn the_least_that_is_left_is_told() {
+        let limit = RateLimit { name: "a".into(), requests: 100, per: Duration::from_secs(900), key: None };
+        let left = |remaining| Allowance {
+            limiter: Arc::new(Limiter::new(&limit)),
+            remaining,
+            reset: Duration::from_secs(9),
+        };
+        for (further_on, here, told) in [("0", 5, "0"), ("5", 5, "5"), ("7", 5, "5"), ("many", 5, "5")] {
+            let mut headers = HeaderMap::from_iter([(REMAINING, HeaderValue::from_static(further_on))]);
+            left(here).tell(&mut headers);
+            assert_eq!(headers[REMAINING], told);
+        }
     }
 
     #[test]

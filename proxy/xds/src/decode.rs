@@ -89,6 +89,7 @@ fn workload(workload: wire::Workload) -> Result<WorkloadPolicy, Invalid> {
             port: number("port", port.port)?,
             protocol: protocol(port.protocol)?,
             service: required("service", port.service, service_ref)?,
+            rate_limit: optional("rateLimit", port.rate_limit, resilience::rate_limit)?,
         })
     };
     Ok(WorkloadPolicy {

@@ -93,6 +93,7 @@ fn workload(policy: &WorkloadPolicy) -> wire::Workload {
         port: port.port.into(),
         protocol: protocol(port.protocol).into(),
         service: Some(service_ref(&port.service)),
+        rate_limit: port.rate_limit.as_ref().map(resilience::rate_limit),
     };
     wire::Workload {
         name: policy.name.to_string(),

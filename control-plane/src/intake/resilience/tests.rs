@@ -163,6 +163,19 @@ fn what_a_policy_says_in_vain_is_named() {
     let vain = "has no effect on a VirtualService: target the Service";
     let fields = ["connectTimeout", "retry.budget", "bulkhead"];
     assert_eq!(remarks(&policy(&spec)), fields.map(|field| format!("warning spec.{field}: {vain}")));
+    for (key, reason) in [
+        ("peer", "counts each calling pod as a whole for a VirtualService: target the Service"),
+        (
+            "clientAddress",
+            "counts each calling pod as a whole for a VirtualService, unless the application sends X-Forwarded-For: \
+             target the Service",
+        ),
+    ] {
+        let limit = format!("rateLimit: {{requests: 1, per: 1s, key: {{{key}: {{}}}}}}");
+        let said = remarks(&policy(&format!("{rule}\n{limit}")));
+        assert_eq!(said, [format!("warning spec.rateLimit.key: {reason}")]);
+        assert_eq!(remarks(&policy(&format!("TARGET\n{limit}"))), Vec::<String>::new());
+    }
     assert_eq!(
         remarks(&policy("TARGET\nbulkhead: {maxConcurrent: 1, queueTimeout: 1s}")),
         ["warning spec.bulkhead.queueTimeout: has no effect: without maxPending nobody waits"]

@@ -94,6 +94,28 @@ fn a_policy_for_one_rule_overrides_one_for_all() {
 }
 
 #[test]
+fn a_limit_counts_at_the_destination_whatever_rules_say() {
+    let limit = "rateLimit: {requests: 1, per: 1s}";
+    let of_rules = policy("of-rules", OF_RULES, limit);
+    let wide = policy("wide", OF_SERVICE, limit);
+    assert_eq!(remarks(&[SERVICE, POD, &rules(&[""]), &of_rules, &wide]), Vec::<String>::new());
+    let narrow = policy("narrow", "{kind: Service, name: a, sectionName: '80'}", limit);
+    assert_eq!(
+        remarks(&[SERVICE, POD, &rules(&[""]), &of_rules, &wide, &narrow]),
+        [
+            "info spec.rateLimit: not used: ResiliencePolicy default/narrow, ResiliencePolicy default/of-rules say so \
+          themselves"
+        ]
+    );
+    let by_peer = limit.replace("1s}", "1s, key: {peer: {}}}");
+    let narrow = policy("narrow", "{kind: Service, name: a, sectionName: '80'}", &by_peer);
+    assert_eq!(
+        remarks(&[SERVICE, POD, &wide, &narrow]),
+        ["info spec.rateLimit: not used: ResiliencePolicy default/narrow says so itself"]
+    );
+}
+
+#[test]
 fn ports_without_requests_are_named() {
     let tcp = SERVICE.replace("port: 80,", "port: 80, name: tcp,");
     assert_ne!(tcp, SERVICE);

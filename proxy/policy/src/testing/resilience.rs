@@ -184,7 +184,7 @@ fn failure_percentage() -> impl Strategy<Value = FailurePercentage> {
         })
 }
 
-fn rate_limit() -> impl Strategy<Value = RateLimit> {
+pub(super) fn rate_limit() -> impl Strategy<Value = RateLimit> {
     let key = prop_oneof![
         header_name().prop_map(RateLimitKey::Header),
         Just(RateLimitKey::Peer),

@@ -165,7 +165,7 @@ fn failure_percentage(failures: wire::FailurePercentage) -> Result<FailurePercen
     })
 }
 
-fn rate_limit(limit: wire::RateLimit) -> Result<RateLimit, Invalid> {
+pub(super) fn rate_limit(limit: wire::RateLimit) -> Result<RateLimit, Invalid> {
     use wire::rate_limit_key::Key;
     let key = |key: wire::RateLimitKey| match key.key {
         Some(Key::Header(name)) => Ok(RateLimitKey::Header(header_name("header", &name)?)),
@@ -173,12 +173,13 @@ fn rate_limit(limit: wire::RateLimit) -> Result<RateLimit, Invalid> {
         Some(Key::ClientAddress(wire::ClientAddress {})) => Ok(RateLimitKey::ClientAddress),
         None => Err(Invalid::new("holds nothing that is known here")),
     };
-    Ok(RateLimit {
+    let limit = RateLimit {
         name: limit.name.into(),
         requests: limit.requests,
         per: required("per", limit.per, duration)?,
         key: optional("key", limit.key, key)?,
-    })
+    };
+    limit.check().map(|()| limit)
 }
 
 fn fault(fault: wire::Fault) -> Result<Fault, Invalid> {

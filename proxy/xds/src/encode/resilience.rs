@@ -146,7 +146,7 @@ fn failure_percentage(failures: FailurePercentage) -> wire::FailurePercentage {
     }
 }
 
-fn rate_limit(limit: &RateLimit) -> wire::RateLimit {
+pub(super) fn rate_limit(limit: &RateLimit) -> wire::RateLimit {
     use wire::rate_limit_key::Key;
     let key = |key: &RateLimitKey| match key {
         RateLimitKey::Header(name) => Key::Header(name.as_str().to_owned()),

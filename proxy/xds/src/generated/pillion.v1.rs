@@ -83,6 +83,8 @@ pub struct WorkloadPort {
     pub protocol: i32,
     #[prost(message, optional, tag = "3")]
     pub service: ::core::option::Option<ServiceRef>,
+    #[prost(message, optional, tag = "4")]
+    pub rate_limit: ::core::option::Option<RateLimit>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Cluster {
