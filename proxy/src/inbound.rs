@@ -148,10 +148,10 @@ async fn handle(
     // Asked anew for each request: a connection may outlive the limit it began under.
     let own = &downstream.worker.views.load().workload;
     let limiter = own.as_ref().and_then(|own| own.limiter(port)).cloned();
-    let begun = Exchange::begin(downstream, &mut request).and_then(|exchange| match limiter {
-        Some(limiter) => exchange.limited(&limiter, &app, &request),
-        None => Ok(exchange),
-    });
+    let begun = match (Exchange::begin(downstream, &mut request), limiter) {
+        (Ok(exchange), Some(limiter)) => exchange.limited(&limiter, &app, &request),
+        (begun, _) => begun,
+    };
     match begun {
         Ok(exchange) => exchange.direct(app, request).await,
         Err(refusal) => refusal,
