@@ -4,7 +4,7 @@
 //! call fails, that the request behind it is being repeated by its caller; and when a response fails, that a call
 //! behind it was already repeated here. Then only the hop next to a failure repeats it.
 //!
-//! The memory is a fixed table that forgets: newer calls take the places of older ones, and after [`MEMORY`] nothing
+//! The memory is a fixed table that forgets: newer calls take the places of the oldest ones, and after [`MEMORY`] nothing
 //! is known any more. To be forgotten costs a repetition the budget still limits; to be taken for someone else costs
 //! one repetition, at odds of 2⁻⁴⁶.
 
@@ -18,8 +18,10 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// Seconds for which a call is remembered.
 pub const MEMORY: u16 = 60;
 
-/// Places in the table, a power of two: 64 KiB.
-const PLACES: usize = 8192;
+/// Sets of places in the table, a power of two: 64 KiB.
+const SETS: usize = 1024;
+/// Places one fact may have: a cache line. Only more newer facts than that drive it out.
+const WAYS: usize = 8;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -46,13 +48,13 @@ pub enum Fact {
 #[derive(Debug)]
 pub struct Kin {
     /// 48 bits of a key's hash and the second it was noted in.
-    places: Box<[AtomicU64]>,
+    sets: Box<[[AtomicU64; WAYS]]>,
     hasher: RandomState,
 }
 
 impl Default for Kin {
     fn default() -> Self {
-        Self { places: (0..PLACES).map(|_| AtomicU64::new(0)).collect(), hasher: RandomState::new() }
+        Self { sets: (0..SETS).map(|_| Default::default()).collect(), hasher: RandomState::new() }
     }
 }
 
@@ -74,7 +76,12 @@ impl Kin {
     pub fn note(&self, fact: Fact, story: &Story, second: u64) {
         for key in story.keys() {
             let hash = self.hasher.hash_one((fact as u8, key));
-            if let Some(place) = self.place(hash) {
+            let set = self.set(hash);
+            let age = |place: &&AtomicU64| age(place.load(Relaxed), second);
+            // Where all are of this very second, any may go but the same one each time.
+            let any = set.get(usize::try_from(hash >> 48).unwrap_or(0) % WAYS);
+            let place = set.iter().max_by_key(age).filter(|oldest| age(oldest) > 0).or(any);
+            if let Some(place) = place {
                 place.store(hash & !0xffff | stamp(second), Relaxed);
             }
         }
@@ -84,14 +91,15 @@ impl Kin {
     pub fn knows(&self, fact: Fact, story: &Story, second: u64) -> bool {
         story.keys().any(|key| {
             let hash = self.hasher.hash_one((fact as u8, key));
-            let known = self.place(hash).map_or(0, |place| place.load(Relaxed));
-            let age = stamp(second).wrapping_sub(known) & 0xffff;
-            known != 0 && known >> 16 == hash >> 16 && age <= u64::from(MEMORY)
+            self.set(hash).iter().any(|place| {
+                let known = place.load(Relaxed);
+                known >> 16 == hash >> 16 && age(known, second) <= u64::from(MEMORY)
+            })
         })
     }
 
-    fn place(&self, hash: u64) -> Option<&AtomicU64> {
-        self.places.get(usize::try_from(hash >> 16).unwrap_or(0) & (PLACES - 1))
+    fn set(&self, hash: u64) -> &[AtomicU64] {
+        self.sets.get(usize::try_from(hash >> 16).unwrap_or(0) & (SETS - 1)).map_or(&[], |set| set)
     }
 }
 
@@ -103,9 +111,14 @@ fn trace_of(context: &[u8]) -> &[u8] {
     if first.len() == 2 { fields.next().unwrap_or(first) } else { first }
 }
 
-/// Seconds, wrapping; never 0, which marks an empty place.
+/// Seconds, wrapping.
 fn stamp(second: u64) -> u64 {
-    second.wrapping_add(1) & 0xffff
+    second & 0xffff
+}
+
+/// Seconds since a place was written; an empty one is the oldest of all.
+fn age(known: u64, second: u64) -> u64 {
+    if known == 0 { u64::MAX } else { stamp(second).wrapping_sub(known) & 0xffff }
 }
 
 #[cfg(test)]
@@ -139,6 +152,16 @@ mod tests {
         kin.note(Fact::CallFailed, &story("b3", "80f198ee56343ba8-e457b5a2e4d86bd1-1"), 5);
         assert!(kin.knows(Fact::CallFailed, &story("b3", "80f198ee56343ba8-05e3ac9a4f6e3b90-1"), 5));
         assert!(kin.knows(Fact::CallFailed, &story("x-b3-traceid", "80f198ee56343ba8"), 5));
+    }
+
+    #[test]
+    fn what_is_under_way_is_not_forgotten() {
+        let kin = Kin::default();
+        let id = |n: u32| story("x-request-id", &n.to_string());
+        for n in 0..20_000 {
+            kin.note(Fact::CallFailed, &id(n), u64::from(n / 1000));
+            assert!(n < 20 || kin.knows(Fact::CallFailed, &id(n - 20), u64::from(n / 1000)), "{n}");
+        }
     }
 
     #[test]

@@ -107,7 +107,9 @@ async fn one_of_three_turns_bad(bad: Bad) -> Result<()> {
     let start = once.take();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (settled, repeated) = (once.stop().await?, repeated.stop().await?);
-    ensure!(start.failures > 0, "there was nothing to notice");
+    // The few failures it takes may all have met the load that repeats.
+    let retries = shop.figure("pillion_upstream_retries_total").await?;
+    ensure!(start.failures > 0 || retries > 0.0, "there was nothing to notice");
     let rate = pillion_tests::load::percent(settled.failures, settled.total());
     ensure!(rate < 1.0, "{rate} % of {} failed: {:?}", settled.total(), settled.reasons);
     ensure!(settled.total() > 200, "{} requests in three seconds", settled.total());
