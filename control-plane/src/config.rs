@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::{Parser, ValueEnum};
 use pillion_policy::{
+    identity::TrustDomain,
     mesh::{MeshConfig, OutboundMode},
     name::Hostname,
 };
@@ -30,7 +31,7 @@ pub struct Config {
 
     /// Trust domain of workload identities
     #[arg(long, env = "PILLION_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
-    pub trust_domain: Hostname,
+    pub trust_domain: TrustDomain,
 
     /// What proxies do with traffic for hosts that nothing here describes
     #[arg(long, env = "PILLION_OUTBOUND_MODE", value_name = "MODE", default_value = "allow-any")]
@@ -74,6 +75,8 @@ impl Config {
         MeshConfig {
             cluster_domain: self.cluster_domain.clone(),
             trust_domain: self.trust_domain.clone(),
+            trust_domain_aliases: Vec::new(),
+            trust: None,
             outbound: match self.outbound_mode {
                 Outbound::AllowAny => OutboundMode::AllowAny,
                 Outbound::RegistryOnly => OutboundMode::RegistryOnly,

@@ -191,7 +191,8 @@ pub(crate) struct PodFacts {
     pub(crate) gone: bool,
     /// A proxy of the mesh stands in front of it.
     pub(crate) sidecar: bool,
-    pub(crate) service_account: Option<Label>,
+    /// The one Kubernetes gives a pod that names none, where it names none.
+    pub(crate) service_account: Label,
     /// What it is an instance of.
     pub(crate) workload: Label,
     /// The names its containers give to ports.

@@ -16,6 +16,7 @@ pub mod outbound;
 pub mod rt;
 pub mod tcp;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 pub mod view;
 pub mod worker;

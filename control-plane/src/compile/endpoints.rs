@@ -8,6 +8,7 @@ use std::{
 
 use pillion_policy::{
     endpoint::{Endpoint, EndpointSet, Health, Locality},
+    identity::{Identity, TrustDomain},
     name::{EndpointSetName, WorkloadName},
 };
 
@@ -18,18 +19,22 @@ use crate::{
 };
 
 /// The instances behind a port, or nothing when there is no such service or port.
-pub(crate) fn endpoint_set(index: &Index, name: &EndpointSetName) -> Option<EndpointSet> {
+pub(crate) fn endpoint_set(
+    index: &Index,
+    trust_domain: &TrustDomain,
+    name: &EndpointSetName,
+) -> Option<EndpointSet> {
     let service = index.service(&name.service, "").filter(|found| found.host == name.service)?;
     let port = service.service.ports.iter().find(|port| port.port == name.port)?;
     let mut found = BTreeMap::new();
     let mut slices = index.slices(&service).peekable();
     if slices.peek().is_some() {
         for slice in slices {
-            from_slice(index, &service, port, slice, &mut found);
+            from_slice((index, trust_domain), &service, port, slice, &mut found);
         }
     } else {
         for (stored, pod) in index.pods_of(&service) {
-            from_pod(&service, port, stored, pod, &mut found);
+            from_pod(trust_domain, &service, port, stored, pod, &mut found);
         }
     }
     Some(EndpointSet { name: name.clone(), endpoints: found.into_values().collect() })
@@ -44,7 +49,7 @@ pub(super) fn target_port(port: &ServicePort, pod: &PodFacts) -> Option<u16> {
 }
 
 fn from_slice(
-    index: &Index,
+    (index, trust_domain): (&Index, &TrustDomain),
     service: &Found<'_>,
     port: &ServicePort,
     slice: &SliceOfService,
@@ -60,7 +65,8 @@ fn from_slice(
         let Some(health) = member_health(member, service.service.publish_not_ready) else { continue };
         for ip in &member.addresses {
             let named = member.pod.as_ref().and_then(|name| index.pod(service.namespace, name));
-            let mut endpoint = describe(*ip, *number, named.or_else(|| index.pod_at(service.namespace, *ip)));
+            let pod = named.or_else(|| index.pod_at(service.namespace, *ip));
+            let mut endpoint = describe(trust_domain, *ip, *number, pod);
             endpoint.health = health;
             endpoint.locality = Locality { region: "".into(), zone: member.zone.clone() };
             add(endpoint, found);
@@ -69,6 +75,7 @@ fn from_slice(
 }
 
 fn from_pod(
+    trust_domain: &TrustDomain,
     service: &Found<'_>,
     port: &ServicePort,
     stored: &Arc<Stored>,
@@ -79,7 +86,7 @@ fn from_pod(
     if let (false, Some(ip), Some(number), Some(health)) =
         (pod.gone, pod.address, target_port(port, pod), health)
     {
-        let mut endpoint = describe(ip, number, Some((stored, pod)));
+        let mut endpoint = describe(trust_domain, ip, number, Some((stored, pod)));
         endpoint.health = health;
         add(endpoint, found);
     }
@@ -100,16 +107,26 @@ fn health(ready: bool, serving: bool, terminating: bool, publish_not_ready: bool
     }
 }
 
-fn describe(ip: IpAddr, port: u16, pod: Option<(&Arc<Stored>, &PodFacts)>) -> Endpoint {
+fn describe(
+    trust_domain: &TrustDomain,
+    ip: IpAddr,
+    port: u16,
+    pod: Option<(&Arc<Stored>, &PodFacts)>,
+) -> Endpoint {
     let mut endpoint = Endpoint::at(SocketAddr::new(ip, port));
     if let Some((stored, pod)) = pod {
         endpoint.labels = stored.labels.clone();
         endpoint.workload =
             Some(WorkloadName { namespace: stored.key.namespace.clone(), name: pod.workload.clone() });
-        endpoint.service_account = pod.service_account.clone();
+        endpoint.identity = Some(identity(trust_domain, stored, pod));
         endpoint.sidecar = pod.sidecar;
     }
     endpoint
+}
+
+/// Who a pod is.
+pub(super) fn identity(trust_domain: &TrustDomain, stored: &Stored, pod: &PodFacts) -> Identity {
+    Identity::new(trust_domain, &stored.key.namespace, &pod.service_account)
 }
 
 /// An address stands once; where slices disagree, the one that calls it ready is believed.

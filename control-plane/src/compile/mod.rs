@@ -35,16 +35,18 @@ pub(crate) fn resource(
 ) -> Option<Resource> {
     match kind {
         ResourceKind::Mesh => (name == MESH).then(|| Resource::Mesh(mesh.clone())),
-        ResourceKind::Endpoints => {
-            endpoints::endpoint_set(index, &name.parse().ok()?).map(Arc::new).map(Resource::Endpoints)
-        }
+        ResourceKind::Endpoints => endpoints::endpoint_set(index, &mesh.trust_domain, &name.parse().ok()?)
+            .map(Arc::new)
+            .map(Resource::Endpoints),
         ResourceKind::Service => {
             let labels = client.and_then(|client| workload::labels(index, client));
             service::service_policy(index, &name.parse().ok()?, labels).map(Arc::new).map(Resource::Service)
         }
-        ResourceKind::Workload => {
-            Some(Resource::Workload(Arc::new(workload::workload_policy(index, &name.parse().ok()?))))
-        }
+        ResourceKind::Workload => Some(Resource::Workload(Arc::new(workload::workload_policy(
+            index,
+            &mesh.trust_domain,
+            &name.parse().ok()?,
+        )))),
     }
 }
 

@@ -2,6 +2,7 @@ use std::{fs, path::PathBuf};
 
 use pillion_policy::{
     endpoint::{EndpointSet, Health},
+    identity::TrustDomain,
     name::Hostname,
     route::{Action, Target},
     service::ServicePolicy,
@@ -22,8 +23,10 @@ fn naming() -> Naming {
 fn mesh() -> Arc<MeshConfig> {
     let domain = Hostname::new("cluster.local").unwrap();
     Arc::new(MeshConfig {
-        cluster_domain: domain.clone(),
-        trust_domain: domain,
+        cluster_domain: domain,
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        trust_domain_aliases: Vec::new(),
+        trust: None,
         outbound: Default::default(),
     })
 }
@@ -48,7 +51,7 @@ fn service(index: &Index, name: &str) -> Option<ServicePolicy> {
 }
 
 fn endpoints(index: &Index, name: &str) -> Option<EndpointSet> {
-    endpoints::endpoint_set(index, &name.parse().unwrap())
+    endpoints::endpoint_set(index, &mesh().trust_domain, &name.parse().unwrap())
 }
 
 /// Where the first route of a policy leads, with the weight of each destination.

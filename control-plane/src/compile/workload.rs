@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use pillion_policy::{
+    authentication::PeerTls,
     cluster::Labels,
+    identity::TrustDomain,
     name::WorkloadName,
     service::ServiceRef,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 
 use super::{
-    endpoints::target_port,
+    endpoints::{identity, target_port},
     layers::{limit, of_target},
 };
 use crate::{
@@ -28,7 +30,11 @@ pub(crate) fn labels<'a>(index: &'a Index, name: &WorkloadName) -> Option<&'a La
 
 /// The policy of a workload, found by its name or the name of one of its pods. One without pods has a policy too: it
 /// may be starting.
-pub(crate) fn workload_policy(index: &Index, name: &WorkloadName) -> WorkloadPolicy {
+pub(crate) fn workload_policy(
+    index: &Index,
+    trust_domain: &TrustDomain,
+    name: &WorkloadName,
+) -> WorkloadPolicy {
     let mut pods: Vec<(&Stored, &PodFacts)> =
         index.pods_in(&name.namespace, &name.name).map(|(stored, pod)| (&**stored, pod)).collect();
     if pods.is_empty() {
@@ -57,7 +63,11 @@ pub(crate) fn workload_policy(index: &Index, name: &WorkloadName) -> WorkloadPol
     }
     WorkloadPolicy {
         name: name.clone(),
-        service_account: pods.iter().find_map(|(_, pod)| pod.service_account.clone()),
+        identity: pods.first().map(|(stored, pod)| identity(trust_domain, stored, pod)),
         ports: ports.into_values().collect(),
+        peer_tls: PeerTls::default(),
+        port_tls: BTreeMap::new(),
+        authorization: Vec::new(),
+        authentication: Vec::new(),
     }
 }

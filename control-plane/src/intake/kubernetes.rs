@@ -161,6 +161,10 @@ pub(super) fn pod(pod: api::Pod, meta: &ObjectMeta, report: &mut Report) -> Opti
     let containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
     let ports = containers.flat_map(|container| &container.ports);
     let ports = ports.filter_map(|port| Some((port.name.clone()?, port.container_port))).collect();
+    let service_account = report.field("spec", |report| {
+        let name = pod.spec.service_account_name.as_deref().filter(|name| !name.is_empty());
+        report.field("serviceAccountName", |report| report.accept(Label::new(name.unwrap_or("default"))))
+    });
     let marks = meta.labels.get("security.istio.io/tlsMode").is_some_and(|mode| mode == "istio");
     Some(PodFacts {
         address: ip,
@@ -168,7 +172,7 @@ pub(super) fn pod(pod: api::Pod, meta: &ObjectMeta, report: &mut Report) -> Opti
         terminating: meta.deletion_timestamp.is_some(),
         gone: matches!(phase, "Succeeded" | "Failed"),
         sidecar: marks || meta.annotations.contains_key("sidecar.istio.io/status"),
-        service_account: pod.spec.service_account_name.as_deref().and_then(|name| Label::new(name).ok()),
+        service_account: service_account?,
         workload: workload(meta)
             .and_then(|name| Label::new(&name).ok())
             .or_else(|| Label::new(&meta.name).ok())?,

@@ -8,7 +8,12 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
-use crate::{header, name::ClusterName, resilience::ClusterResilience};
+use crate::{
+    header,
+    identity::Identity,
+    name::{ClusterName, Hostname},
+    resilience::ClusterResilience,
+};
 
 /// Labels of an endpoint, or the labels a subset asks for.
 pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
@@ -27,6 +32,9 @@ pub struct Cluster {
     pub balancing: Balancing,
     /// Limits and timeouts of connections.
     pub pool: ConnectionPool,
+    /// How connections are secured.
+    #[serde(default)]
+    pub tls: ClusterTls,
     /// What is done about failure.
     #[serde(default)]
     pub resilience: ClusterResilience,
@@ -45,6 +53,53 @@ pub enum Protocol {
     Http2,
     /// Opaque bytes.
     Tcp,
+}
+
+/// How connections to endpoints are secured (`tls.mode`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ClusterTls {
+    /// Mutual TLS with the mesh's identities where a sidecar stands in front of the endpoint, else plain text.
+    #[default]
+    Auto,
+    /// `DISABLE`: plain text.
+    Disable,
+    /// `ISTIO_MUTUAL`: mutual TLS with the mesh's identities to every endpoint, which must prove one of these, or its own
+    /// where none is given.
+    Mutual(Vec<Identity>),
+    /// `SIMPLE` and `MUTUAL`: TLS as any other client speaks it.
+    Originate(Box<Origination>),
+}
+
+/// TLS as a client outside of the mesh speaks it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Origination {
+    /// Files of the proxy's with the certificate chain and the private key it shows; `MUTUAL`.
+    #[serde(default)]
+    pub client_certificate: Option<CertificateFiles>,
+    /// File of the proxy's with the roots to believe; absent is those of the operating system.
+    #[serde(default)]
+    pub roots: Option<String>,
+    /// The name asked for; absent is the host of the request.
+    #[serde(default)]
+    pub sni: Option<Hostname>,
+    /// Names to accept in place of the one asked for: DNS names or URIs.
+    #[serde(default)]
+    pub subject_alt_names: Vec<String>,
+    /// Believe any certificate.
+    #[serde(default)]
+    pub insecure_skip_verify: bool,
+}
+
+/// Two files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// Path of the certificate chain, leaf first.
+    pub chain: String,
+    /// Path of the private key.
+    pub key: String,
 }
 
 /// How an endpoint is chosen.
@@ -179,6 +234,7 @@ impl Cluster {
             protocol,
             balancing: Balancing::default(),
             pool: ConnectionPool::default(),
+            tls: ClusterTls::default(),
             resilience: ClusterResilience::default(),
         }
     }

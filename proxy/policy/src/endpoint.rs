@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::Labels,
-    name::{EndpointSetName, Label, WorkloadName},
+    identity::Identity,
+    name::{EndpointSetName, WorkloadName},
 };
 
 /// The instances behind one port of a service.
@@ -33,11 +34,11 @@ pub struct Endpoint {
     pub labels: Labels,
     /// The workload it is an instance of, when known.
     pub workload: Option<WorkloadName>,
-    /// The service account it runs as, when known.
-    pub service_account: Option<Label>,
+    /// The identity it must prove, when known.
+    pub identity: Option<Identity>,
     /// Where it runs.
     pub locality: Locality,
-    /// Whether a sidecar of this mesh stands in front of it.
+    /// Whether a sidecar of this mesh stands in front of it, so that it takes mutual TLS.
     pub sidecar: bool,
 }
 
@@ -71,7 +72,7 @@ impl Endpoint {
             health: Health::Ready,
             labels: Labels::new(),
             workload: None,
-            service_account: None,
+            identity: None,
             locality: Locality::default(),
             sidecar: false,
         }

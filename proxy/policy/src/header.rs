@@ -92,6 +92,21 @@ pub(crate) mod name_text {
     }
 }
 
+/// Serde of a header name that may be absent.
+pub(crate) mod optional_name_text {
+    use http::HeaderName;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(name: &Option<HeaderName>, out: S) -> Result<S::Ok, S::Error> {
+        name.as_ref().map(HeaderName::as_str).serialize(out)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Option<HeaderName>, D::Error> {
+        let name = Option::<String>::deserialize(input)?;
+        name.map(|name| super::name(&name)).transpose().map_err(D::Error::custom)
+    }
+}
+
 /// Serde of a list of header names as text.
 pub(crate) mod names_text {
     use http::HeaderName;

@@ -7,10 +7,13 @@
 //! The crate does no I/O and knows no clock. Durations and numbers are integers, so every value is `Eq` and `Hash`:
 //! equality of policy decides what is pushed and what living state may be kept.
 
+pub mod authentication;
+pub mod authorization;
 mod body_text;
 pub mod cluster;
 pub mod endpoint;
 pub mod header;
+pub mod identity;
 pub mod invalid;
 pub mod matching;
 pub mod mesh;

@@ -227,16 +227,16 @@ impl fmt::Display for WorkloadName {
 /// Debug output and serde use the text form: it is what people type and read.
 macro_rules! as_text {
     ($($name:ty),*) => {$(
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 write!(f, "{:?}", self.to_string())
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = Invalid;
+            type Error = $crate::Invalid;
 
-            fn try_from(text: String) -> Result<Self, Invalid> {
+            fn try_from(text: String) -> Result<Self, $crate::Invalid> {
                 text.parse()
             }
         }
@@ -248,6 +248,8 @@ macro_rules! as_text {
         }
     )*};
 }
+
+pub(crate) use as_text;
 
 as_text!(Hostname, Label, DestinationName, EndpointSetName, ClusterName, WorkloadName);
 

@@ -34,6 +34,7 @@ use crate::{
 };
 
 mod resilience;
+pub mod security;
 
 /// Any resource of any kind.
 pub fn any_resource() -> impl Strategy<Value = Resource> {
@@ -48,11 +49,16 @@ pub fn any_resource() -> impl Strategy<Value = Resource> {
 /// Any settings of the mesh.
 pub fn any_mesh() -> impl Strategy<Value = MeshConfig> {
     let outbound = select(vec![OutboundMode::AllowAny, OutboundMode::RegistryOnly]);
-    (hostname(), hostname(), outbound).prop_map(|(cluster_domain, trust_domain, outbound)| MeshConfig {
-        cluster_domain,
-        trust_domain,
-        outbound,
-    })
+    let trust = (vec(security::trust_domain(), 0..=2), option::of(security::trust()));
+    (hostname(), security::trust_domain(), outbound, trust).prop_map(
+        |(cluster_domain, trust_domain, outbound, (trust_domain_aliases, trust))| MeshConfig {
+            cluster_domain,
+            trust_domain,
+            trust_domain_aliases,
+            trust,
+            outbound,
+        },
+    )
 }
 
 /// Any set of up to five endpoints.
@@ -69,15 +75,15 @@ pub fn any_endpoint() -> impl Strategy<Value = Endpoint> {
     let address = (any::<std::net::IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
     let health = select(vec![Health::Ready, Health::Draining]);
     let locality = (".{0,6}", ".{0,6}");
-    let owner = (option::of(workload_name()), option::of(label()));
+    let owner = (option::of(workload_name()), option::of(security::identity()));
     (address, 1..=u32::MAX, health, labels(), owner, locality, any::<bool>()).prop_map(
-        |(address, weight, health, labels, (workload, service_account), (region, zone), sidecar)| Endpoint {
+        |(address, weight, health, labels, (workload, identity), (region, zone), sidecar)| Endpoint {
             address,
             weight,
             health,
             labels,
             workload,
-            service_account,
+            identity,
             locality: Locality { region: region.into(), zone: zone.into() },
             sidecar,
         },
@@ -93,8 +99,13 @@ pub fn any_workload() -> impl Strategy<Value = WorkloadPolicy> {
         service,
         rate_limit,
     });
-    (workload_name(), option::of(label()), vec(port, 0..=3))
-        .prop_map(|(name, service_account, ports)| WorkloadPolicy { name, service_account, ports })
+    let tls = (security::peer_tls(), security::port_tls());
+    let access = (vec(security::authorization(), 0..=2), vec(security::jwt_rule(), 0..=2));
+    (workload_name(), option::of(security::identity()), vec(port, 0..=3), tls, access)
+        .prop_map(|(name, identity, ports, (peer_tls, port_tls), (authorization, authentication))| {
+            WorkloadPolicy { name, identity, ports, peer_tls, port_tls, authorization, authentication }
+        })
+        .boxed()
 }
 
 /// Any policy of a destination; its rules lead to the clusters it defines.
@@ -117,13 +128,15 @@ pub fn any_service() -> impl Strategy<Value = ServicePolicy> {
 pub fn any_cluster() -> impl Strategy<Value = Cluster> {
     let balancing =
         (balancer(), option::of(warmup())).prop_map(|(policy, warmup)| Balancing { policy, warmup });
-    (cluster_name(), labels(), protocol(), balancing, pool(), resilience::cluster()).prop_map(
-        |(name, labels, protocol, balancing, pool, resilience)| Cluster {
+    let rest = (resilience::cluster(), security::cluster_tls());
+    (cluster_name(), labels(), protocol(), balancing, pool(), rest).prop_map(
+        |(name, labels, protocol, balancing, pool, (resilience, tls))| Cluster {
             name,
             labels,
             protocol,
             balancing,
             pool,
+            tls,
             resilience,
         },
     )

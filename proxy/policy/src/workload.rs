@@ -1,10 +1,15 @@
 //! The policy of a workload: what its own proxy does with requests that come in.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
+    authentication::{JwtRule, PeerTls},
+    authorization::AuthorizationPolicy,
     cluster::Protocol,
-    name::{Label, WorkloadName},
+    identity::Identity,
+    name::WorkloadName,
     resilience::RateLimit,
     service::ServiceRef,
 };
@@ -15,10 +20,22 @@ use crate::{
 pub struct WorkloadPolicy {
     /// The workload.
     pub name: WorkloadName,
-    /// The service account it runs as, when known.
-    pub service_account: Option<Label>,
+    /// The identity it proves, when known.
+    pub identity: Option<Identity>,
     /// Ports of it that a service names.
     pub ports: Vec<WorkloadPort>,
+    /// What ports accept that `port_tls` does not name.
+    #[serde(default)]
+    pub peer_tls: PeerTls,
+    /// What single ports accept.
+    #[serde(default)]
+    pub port_tls: BTreeMap<u16, PeerTls>,
+    /// Who may call it. All that select it, in no order that matters.
+    #[serde(default)]
+    pub authorization: Vec<AuthorizationPolicy>,
+    /// Whose tokens it believes.
+    #[serde(default)]
+    pub authentication: Vec<JwtRule>,
 }
 
 /// One port of a workload.
@@ -34,6 +51,13 @@ pub struct WorkloadPort {
     /// A limit of the requests that come in, whoever sends them; the first that one of its services has.
     #[serde(default, deserialize_with = "limit")]
     pub rate_limit: Option<RateLimit>,
+}
+
+impl WorkloadPolicy {
+    /// What a port accepts.
+    pub fn peer_tls(&self, port: u16) -> PeerTls {
+        self.port_tls.get(&port).copied().unwrap_or(self.peer_tls)
+    }
 }
 
 /// Refuses a limit that would let nothing through.

@@ -4,7 +4,7 @@ use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::{net::wire::Line, telemetry::access_log::Direction, worker::Worker};
+use crate::{net::wire::Line, telemetry::access_log::Direction, tls::Secured, worker::Worker};
 
 /// How long a connection may be unused before it is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
@@ -25,6 +25,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// Where the client meant to go, when the connection was redirected here.
     pub original: Option<SocketAddr>,
+    /// What mutual TLS has proved of the client; absent on plain text.
+    pub secured: Option<Secured>,
     /// What HTTP/1 says beside the library.
     pub line: Option<Arc<Line>>,
     active: Cell<u32>,
@@ -46,6 +48,7 @@ impl Downstream {
             peer,
             local,
             original,
+            secured: None,
             line: (!http2).then(Arc::default),
             active: Cell::new(0),
             served: Cell::new(false),

@@ -58,7 +58,8 @@ fn run(check: bool) -> Result<Vec<String>, Failure> {
 
 fn generate(proto: &Path) -> Result<Files, Failure> {
     let out = Scratch::new()?;
-    let descriptors = protox::compile(["discovery.proto", "policy.proto", "report.proto"], [proto])?;
+    let descriptors =
+        protox::compile(["ca.proto", "discovery.proto", "policy.proto", "report.proto"], [proto])?;
     tonic_prost_build::configure()
         .out_dir(&out.0)
         .btree_map(".")

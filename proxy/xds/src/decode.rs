@@ -24,6 +24,7 @@ use crate::{kind, pillion as wire, protobuf};
 
 mod resilience;
 mod route;
+mod security;
 
 /// Decodes the message of a resource of that kind.
 pub fn resource(kind: ResourceKind, content: &[u8]) -> Result<Resource, Invalid> {
@@ -53,6 +54,10 @@ fn mesh(mesh: wire::Mesh) -> Result<MeshConfig, Invalid> {
             wire::OutboundMode::AllowAny => OutboundMode::AllowAny,
             wire::OutboundMode::RegistryOnly => OutboundMode::RegistryOnly,
         },
+        trust_domain_aliases: list("trustDomainAliases", mesh.trust_domain_aliases, |name| {
+            text("name", &name)
+        })?,
+        trust: optional("trust", mesh.trust, security::trust)?,
     })
 }
 
@@ -73,7 +78,7 @@ fn endpoint(endpoint: wire::Endpoint) -> Result<Endpoint, Invalid> {
         },
         labels: labels(endpoint.labels),
         workload: endpoint.workload.map(|name| text("workload", &name)).transpose()?,
-        service_account: endpoint.service_account.map(|name| text("serviceAccount", &name)).transpose()?,
+        identity: endpoint.identity.map(|name| text("identity", &name)).transpose()?,
         locality: Locality { region: endpoint.region.into(), zone: endpoint.zone.into() },
         sidecar: endpoint.sidecar,
     })
@@ -94,8 +99,16 @@ fn workload(workload: wire::Workload) -> Result<WorkloadPolicy, Invalid> {
     };
     Ok(WorkloadPolicy {
         name: text("name", &workload.name)?,
-        service_account: workload.service_account.map(|name| text("serviceAccount", &name)).transpose()?,
+        identity: workload.identity.map(|name| text("identity", &name)).transpose()?,
         ports: list("ports", workload.ports, port)?,
+        peer_tls: security::peer_tls("peerTls", workload.peer_tls)?,
+        port_tls: workload
+            .port_tls
+            .into_iter()
+            .map(|(port, mode)| Ok((number("portTls", port)?, security::peer_tls("portTls", mode)?)))
+            .collect::<Result<_, Invalid>>()?,
+        authorization: list("authorization", workload.authorization, security::authorization)?,
+        authentication: list("authentication", workload.authentication, security::jwt_rule)?,
     })
 }
 
@@ -141,6 +154,7 @@ fn cluster(cluster: wire::Cluster) -> Result<Cluster, Invalid> {
         balancing: Balancing { policy, warmup: optional("warmup", cluster.warmup, warmup)? },
         pool: pool(cluster.pool.unwrap_or_default()).map_err(|invalid| invalid.within("pool"))?,
         resilience: optional("resilience", cluster.resilience, resilience::cluster)?.unwrap_or_default(),
+        tls: optional("tls", cluster.tls, security::cluster_tls)?.unwrap_or_default(),
     })
 }
 

@@ -26,6 +26,7 @@ use prost::Message;
 use crate::{Version, pillion as wire, protobuf};
 
 mod resilience;
+mod security;
 
 /// A resource as it travels, with the version that its content makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,8 @@ fn mesh(mesh: &MeshConfig) -> wire::Mesh {
         cluster_domain: mesh.cluster_domain.to_string(),
         trust_domain: mesh.trust_domain.to_string(),
         outbound: outbound.into(),
+        trust_domain_aliases: mesh.trust_domain_aliases.iter().map(ToString::to_string).collect(),
+        trust: mesh.trust.as_ref().map(security::trust),
     }
 }
 
@@ -77,7 +80,7 @@ fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
         health: health.into(),
         labels: labels(&endpoint.labels),
         workload: endpoint.workload.as_ref().map(ToString::to_string),
-        service_account: endpoint.service_account.as_ref().map(ToString::to_string),
+        identity: endpoint.identity.as_ref().map(ToString::to_string),
         region: endpoint.locality.region.as_ref().to_owned(),
         zone: endpoint.locality.zone.as_ref().to_owned(),
         sidecar: endpoint.sidecar,
@@ -97,8 +100,16 @@ fn workload(policy: &WorkloadPolicy) -> wire::Workload {
     };
     wire::Workload {
         name: policy.name.to_string(),
-        service_account: policy.service_account.as_ref().map(ToString::to_string),
+        identity: policy.identity.as_ref().map(ToString::to_string),
         ports: policy.ports.iter().map(port).collect(),
+        peer_tls: security::peer_tls(policy.peer_tls).into(),
+        port_tls: policy
+            .port_tls
+            .iter()
+            .map(|(port, mode)| ((*port).into(), security::peer_tls(*mode).into()))
+            .collect(),
+        authorization: policy.authorization.iter().map(security::authorization).collect(),
+        authentication: policy.authentication.iter().map(security::jwt_rule).collect(),
     }
 }
 
@@ -154,6 +165,7 @@ fn cluster(cluster: &Cluster) -> wire::Cluster {
         }),
         pool: Some(pool(&cluster.pool)).filter(|pool| *pool != wire::ConnectionPool::default()),
         resilience: resilience::cluster(&cluster.resilience),
+        tls: security::cluster_tls(&cluster.tls),
     }
 }
 

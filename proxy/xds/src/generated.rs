@@ -25,6 +25,14 @@ pub mod google {
     }
 }
 
+pub mod istio {
+    pub mod v1 {
+        pub mod auth {
+            include!("generated/istio.v1.auth.rs");
+        }
+    }
+}
+
 pub mod pillion {
     pub mod report {
         pub mod v1 {

@@ -57,7 +57,8 @@
 //! # }
 //! ```
 //!
-//! Beside it is [`report`], by which a proxy tells what is not well among the destinations it calls.
+//! Beside it are [`report`], by which a proxy tells what is not well among the destinations it calls, and [`ca`], by which
+//! it has its certificate signed.
 //!
 //! [xDS protocol]: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
@@ -75,7 +76,8 @@ pub mod version;
 pub use encode::Encoded;
 pub(crate) use generated::pillion::v1 as pillion;
 pub use generated::{
-    envoy::service::discovery::v3 as discovery, google::protobuf, pillion::report::v1 as report,
+    envoy::service::discovery::v3 as discovery, google::protobuf, istio::v1::auth as ca,
+    pillion::report::v1 as report,
 };
 pub use node::Node;
 pub use version::Version;

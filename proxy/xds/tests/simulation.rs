@@ -12,10 +12,12 @@ use std::{
 use bytes::Bytes;
 use pillion_policy::{
     Invalid, Resource, ResourceKind, Snapshot,
+    authentication::PeerTls,
     cluster::{Cluster, Protocol},
     endpoint::{Endpoint, EndpointSet},
+    identity::TrustDomain,
     mesh::{MeshConfig, OutboundMode},
-    name::{ClusterName, Hostname, Label},
+    name::{ClusterName, Hostname},
     service::ServicePolicy,
     workload::WorkloadPolicy,
 };
@@ -179,13 +181,19 @@ impl World {
         Ok(match kind {
             ResourceKind::Mesh => Resource::Mesh(Arc::new(MeshConfig {
                 cluster_domain: Hostname::new(&format!("d{number}"))?,
-                trust_domain: Hostname::new("d")?,
+                trust_domain: TrustDomain::new("d")?,
+                trust_domain_aliases: Vec::new(),
+                trust: None,
                 outbound: OutboundMode::AllowAny,
             })),
             ResourceKind::Workload => Resource::Workload(Arc::new(WorkloadPolicy {
                 name: name.parse()?,
-                service_account: Some(Label::new(&format!("a{number}"))?),
+                identity: Some(format!("spiffe://d/ns/default/sa/a{number}").parse()?),
                 ports: Vec::new(),
+                peer_tls: PeerTls::default(),
+                port_tls: BTreeMap::new(),
+                authorization: Vec::new(),
+                authentication: Vec::new(),
             })),
             ResourceKind::Endpoints => Resource::Endpoints(Arc::new(EndpointSet {
                 name: name.parse()?,

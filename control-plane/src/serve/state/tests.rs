@@ -1,4 +1,4 @@
-use pillion_policy::{Snapshot, mesh::OutboundMode, name::Hostname};
+use pillion_policy::{Snapshot, identity::TrustDomain, mesh::OutboundMode, name::Hostname};
 use pillion_xds::{Node, client};
 
 use super::*;
@@ -25,7 +25,9 @@ impl Mesh {
         let domain = Hostname::new("cluster.local").unwrap();
         let mesh = MeshConfig {
             cluster_domain: domain.clone(),
-            trust_domain: domain.clone(),
+            trust_domain: TrustDomain::new("cluster.local").unwrap(),
+            trust_domain_aliases: Vec::new(),
+            trust: None,
             outbound: OutboundMode::AllowAny,
         };
         let naming = Naming::new(&domain);

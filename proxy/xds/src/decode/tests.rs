@@ -81,7 +81,12 @@ fn versions_are_fixed_for_all_times() {
 
 #[test]
 fn fields_of_newer_peers_are_skipped() {
-    let mesh = wire::Mesh { cluster_domain: "a".into(), trust_domain: "b".into(), outbound: 1 };
+    let mesh = wire::Mesh {
+        cluster_domain: "a".into(),
+        trust_domain: "b".into(),
+        outbound: 1,
+        ..Default::default()
+    };
     let mut content = mesh.encode_to_vec();
     let known = resource(ResourceKind::Mesh, &content).unwrap();
     // Field 15, a text of one byte.
@@ -91,7 +96,12 @@ fn fields_of_newer_peers_are_skipped() {
 
 #[test]
 fn meanings_of_newer_peers_are_refused_with_their_path() {
-    let mesh = wire::Mesh { cluster_domain: "a".into(), trust_domain: "b".into(), outbound: 7 };
+    let mesh = wire::Mesh {
+        cluster_domain: "a".into(),
+        trust_domain: "b".into(),
+        outbound: 7,
+        ..Default::default()
+    };
     assert_eq!(refused(ResourceKind::Mesh, &mesh), "outbound: 7 is not a value known here");
 
     let service = service_with(|route| route.action = None);

@@ -8,6 +8,19 @@ pub struct Mesh {
     pub trust_domain: ::prost::alloc::string::String,
     #[prost(enumeration = "OutboundMode", tag = "3")]
     pub outbound: i32,
+    #[prost(string, repeated, tag = "4")]
+    pub trust_domain_aliases: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Absent where the mesh has no certificate authority.
+    #[prost(message, optional, tag = "5")]
+    pub trust: ::core::option::Option<Trust>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Trust {
+    /// In PEM.
+    #[prost(string, repeated, tag = "1")]
+    pub roots: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "2")]
+    pub signer: ::prost::alloc::string::String,
 }
 /// EndpointSet.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -34,7 +47,7 @@ pub struct Endpoint {
     #[prost(string, optional, tag = "5")]
     pub workload: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(string, optional, tag = "6")]
-    pub service_account: ::core::option::Option<::prost::alloc::string::String>,
+    pub identity: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(string, tag = "7")]
     pub region: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
@@ -71,9 +84,147 @@ pub struct Workload {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     #[prost(string, optional, tag = "2")]
-    pub service_account: ::core::option::Option<::prost::alloc::string::String>,
+    pub identity: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "3")]
     pub ports: ::prost::alloc::vec::Vec<WorkloadPort>,
+    #[prost(enumeration = "PeerTls", tag = "4")]
+    pub peer_tls: i32,
+    #[prost(btree_map = "uint32, enumeration(PeerTls)", tag = "5")]
+    pub port_tls: ::prost::alloc::collections::BTreeMap<u32, i32>,
+    #[prost(message, repeated, tag = "6")]
+    pub authorization: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
+    #[prost(message, repeated, tag = "7")]
+    pub authentication: ::prost::alloc::vec::Vec<JwtRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorizationPolicy {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "AuthorizationAction", tag = "2")]
+    pub action: i32,
+    #[prost(message, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<AuthorizationRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorizationRule {
+    #[prost(message, repeated, tag = "1")]
+    pub from: ::prost::alloc::vec::Vec<AuthorizationSource>,
+    #[prost(message, repeated, tag = "2")]
+    pub to: ::prost::alloc::vec::Vec<AuthorizationOperation>,
+    #[prost(message, repeated, tag = "3")]
+    pub when: ::prost::alloc::vec::Vec<AuthorizationCondition>,
+}
+/// Values as policies write them: `exact`, `prefix*`, `*suffix` or `*`; paths also as templates, addresses as blocks and
+/// ports in decimal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Choice {
+    #[prost(string, repeated, tag = "1")]
+    pub any_of: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub none_of: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorizationSource {
+    #[prost(message, optional, tag = "1")]
+    pub principals: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "2")]
+    pub request_principals: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "3")]
+    pub namespaces: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "4")]
+    pub service_accounts: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "5")]
+    pub ip_blocks: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "6")]
+    pub remote_ip_blocks: ::core::option::Option<Choice>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorizationOperation {
+    #[prost(message, optional, tag = "1")]
+    pub hosts: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "2")]
+    pub ports: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "3")]
+    pub methods: ::core::option::Option<Choice>,
+    #[prost(message, optional, tag = "4")]
+    pub paths: ::core::option::Option<Choice>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorizationCondition {
+    #[prost(message, optional, tag = "6")]
+    pub values: ::core::option::Option<Choice>,
+    #[prost(oneof = "authorization_condition::Key", tags = "1, 2, 3, 4, 5")]
+    pub key: ::core::option::Option<authorization_condition::Key>,
+}
+/// Nested message and enum types in `AuthorizationCondition`.
+pub mod authorization_condition {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Key {
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Claim(super::Claim),
+        #[prost(enumeration = "super::TextKey", tag = "3")]
+        Text(i32),
+        #[prost(enumeration = "super::AddressKey", tag = "4")]
+        Address(i32),
+        #[prost(message, tag = "5")]
+        Port(super::DestinationPort),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Claim {
+    #[prost(string, repeated, tag = "1")]
+    pub path: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DestinationPort {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct JwtRule {
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub audiences: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "5")]
+    pub from_headers: ::prost::alloc::vec::Vec<TokenHeader>,
+    #[prost(string, repeated, tag = "6")]
+    pub from_params: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "7")]
+    pub from_cookies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "8")]
+    pub output_payload_to: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "9")]
+    pub output_claims: ::prost::alloc::vec::Vec<ClaimToHeader>,
+    #[prost(bool, tag = "10")]
+    pub forward: bool,
+    #[prost(message, optional, tag = "11")]
+    pub timeout: ::core::option::Option<super::super::google::protobuf::Duration>,
+    #[prost(oneof = "jwt_rule::Keys", tags = "3, 4")]
+    pub keys: ::core::option::Option<jwt_rule::Keys>,
+}
+/// Nested message and enum types in `JwtRule`.
+pub mod jwt_rule {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Keys {
+        #[prost(string, tag = "3")]
+        Inline(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        Remote(::prost::alloc::string::String),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimToHeader {
+    #[prost(string, tag = "1")]
+    pub header: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub claim: ::core::option::Option<Claim>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkloadPort {
@@ -108,6 +259,54 @@ pub struct Cluster {
     pub pool: ::core::option::Option<ConnectionPool>,
     #[prost(message, optional, tag = "8")]
     pub resilience: ::core::option::Option<ClusterResilience>,
+    /// Absent is automatic.
+    #[prost(message, optional, tag = "9")]
+    pub tls: ::core::option::Option<ClusterTls>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterTls {
+    #[prost(oneof = "cluster_tls::Mode", tags = "1, 2, 3")]
+    pub mode: ::core::option::Option<cluster_tls::Mode>,
+}
+/// Nested message and enum types in `ClusterTls`.
+pub mod cluster_tls {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Mode {
+        #[prost(message, tag = "1")]
+        Disable(super::PlainText),
+        #[prost(message, tag = "2")]
+        Mutual(super::MutualTls),
+        #[prost(message, tag = "3")]
+        Originate(super::Origination),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PlainText {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MutualTls {
+    /// Identities.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Origination {
+    #[prost(message, optional, tag = "1")]
+    pub client_certificate: ::core::option::Option<CertificateFiles>,
+    #[prost(string, optional, tag = "2")]
+    pub roots: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "3")]
+    pub sni: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub subject_alt_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "5")]
+    pub insecure_skip_verify: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateFiles {
+    #[prost(string, tag = "1")]
+    pub chain: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RingHash {
@@ -742,6 +941,134 @@ impl Protocol {
             "PROTOCOL_HTTP1" => Some(Self::Http1),
             "PROTOCOL_HTTP2" => Some(Self::Http2),
             "PROTOCOL_TCP" => Some(Self::Tcp),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PeerTls {
+    Permissive = 0,
+    Strict = 1,
+    Disable = 2,
+}
+impl PeerTls {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Permissive => "PEER_TLS_PERMISSIVE",
+            Self::Strict => "PEER_TLS_STRICT",
+            Self::Disable => "PEER_TLS_DISABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PEER_TLS_PERMISSIVE" => Some(Self::Permissive),
+            "PEER_TLS_STRICT" => Some(Self::Strict),
+            "PEER_TLS_DISABLE" => Some(Self::Disable),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuthorizationAction {
+    Allow = 0,
+    Deny = 1,
+    Audit = 2,
+}
+impl AuthorizationAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Allow => "AUTHORIZATION_ACTION_ALLOW",
+            Self::Deny => "AUTHORIZATION_ACTION_DENY",
+            Self::Audit => "AUTHORIZATION_ACTION_AUDIT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUTHORIZATION_ACTION_ALLOW" => Some(Self::Allow),
+            "AUTHORIZATION_ACTION_DENY" => Some(Self::Deny),
+            "AUTHORIZATION_ACTION_AUDIT" => Some(Self::Audit),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TextKey {
+    SourceNamespace = 0,
+    SourcePrincipal = 1,
+    SourceServiceAccount = 2,
+    TokenPrincipal = 3,
+    TokenAudiences = 4,
+    TokenPresenter = 5,
+    Sni = 6,
+}
+impl TextKey {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::SourceNamespace => "TEXT_KEY_SOURCE_NAMESPACE",
+            Self::SourcePrincipal => "TEXT_KEY_SOURCE_PRINCIPAL",
+            Self::SourceServiceAccount => "TEXT_KEY_SOURCE_SERVICE_ACCOUNT",
+            Self::TokenPrincipal => "TEXT_KEY_TOKEN_PRINCIPAL",
+            Self::TokenAudiences => "TEXT_KEY_TOKEN_AUDIENCES",
+            Self::TokenPresenter => "TEXT_KEY_TOKEN_PRESENTER",
+            Self::Sni => "TEXT_KEY_SNI",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TEXT_KEY_SOURCE_NAMESPACE" => Some(Self::SourceNamespace),
+            "TEXT_KEY_SOURCE_PRINCIPAL" => Some(Self::SourcePrincipal),
+            "TEXT_KEY_SOURCE_SERVICE_ACCOUNT" => Some(Self::SourceServiceAccount),
+            "TEXT_KEY_TOKEN_PRINCIPAL" => Some(Self::TokenPrincipal),
+            "TEXT_KEY_TOKEN_AUDIENCES" => Some(Self::TokenAudiences),
+            "TEXT_KEY_TOKEN_PRESENTER" => Some(Self::TokenPresenter),
+            "TEXT_KEY_SNI" => Some(Self::Sni),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AddressKey {
+    Source = 0,
+    Remote = 1,
+    Destination = 2,
+}
+impl AddressKey {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Source => "ADDRESS_KEY_SOURCE",
+            Self::Remote => "ADDRESS_KEY_REMOTE",
+            Self::Destination => "ADDRESS_KEY_DESTINATION",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ADDRESS_KEY_SOURCE" => Some(Self::Source),
+            "ADDRESS_KEY_REMOTE" => Some(Self::Remote),
+            "ADDRESS_KEY_DESTINATION" => Some(Self::Destination),
             _ => None,
         }
     }
