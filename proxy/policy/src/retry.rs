@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Invalid, header, ratio::Fraction};
 
-/// When and how a failed try is repeated. A rule without one repeats once what certainly has not reached the
+/// When and how a failed try is repeated. A rule without one repeats up to twice what certainly has not reached the
 /// application: failed connects, refused and unprocessed streams, and resets before the request was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -256,14 +256,15 @@ impl From<RetrySet> for Vec<String> {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self::SAFE
+        Self { attempts: 1, ..Self::SAFE }
     }
 }
 
 impl Retry {
-    /// What a rule without a policy does: repeats once what certainly has not reached the application.
+    /// What a rule without a policy does: repeats what certainly has not reached the application, up to twice (Istio's
+    /// default). Once would lose a request whose second endpoint has just gone as well, as in a rolling restart.
     pub const SAFE: Self = Self {
-        attempts: 1,
+        attempts: 2,
         on: RetrySet::SAFE,
         statuses: Vec::new(),
         headers: Vec::new(),
