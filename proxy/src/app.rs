@@ -37,6 +37,7 @@ use crate::{
         task::{self, Failures, Supervisor},
     },
     telemetry::{AccessLog, Metrics, access_log::Closer, log},
+    tls::credentials::Wallet,
     upstream::pool::{Connector, Pools},
     view::Views,
     worker::{Demands, Settings, Worker},
@@ -64,6 +65,7 @@ struct Shared {
     access_log: AccessLog,
     metrics: Arc<Metrics>,
     kin: Arc<Kin>,
+    wallet: Arc<Wallet>,
     pressure: Arc<[Notify]>,
     seed: Seed,
 }
@@ -190,6 +192,7 @@ impl Shared {
             access_log,
             metrics,
             kin: Arc::default(),
+            wallet: Arc::new(Wallet::none()),
             pressure: (0..config.workers()).map(|_| Notify::new()).collect(),
             seed: Seed::new(config.seed),
         }
@@ -227,6 +230,7 @@ impl Shared {
             max_header_bytes: self.settings.max_header_bytes,
             max_headers: self.settings.max_headers,
             pressure: Arc::clone(&self.pressure),
+            wallet: Arc::clone(&self.wallet),
         };
         let worker = Rc::new(Worker::new(
             Arc::clone(&self.views),

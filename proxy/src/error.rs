@@ -3,10 +3,14 @@
 //! Each error knows its HTTP status, gRPC code, response flag (Envoy's vocabulary where one fits) and whose fault it
 //! is. The text names the thing and, where there is one, the next step; it never repeats its source.
 
+mod refusal;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use pillion_policy::resilience::AbortStatus;
+
+pub use self::refusal::Refusal;
 
 /// The header field that names flag and cause on every response of the proxy's own.
 pub const HEADER: &str = "x-pillion-error";

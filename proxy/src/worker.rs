@@ -28,6 +28,7 @@ use crate::{
         metrics::Metrics,
         requests::{Labels, Reporter, RequestStats},
     },
+    tls::credentials::Wallet,
     upstream::pool::Pools,
     view::Views,
 };
@@ -57,6 +58,8 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// What is remembered of requests and the calls they cause, by all workers.
     pub kin: Arc<Kin>,
+    /// What the own identity is proved with.
+    pub wallet: Arc<Wallet>,
     /// Copies for mirrors under way.
     pub mirroring: Cell<u32>,
     unmatched: [Arc<RequestStats>; 2],
@@ -119,7 +122,7 @@ impl Worker {
         let labels = |reporter| Labels { reporter, ..Labels::default() };
         let unmatched = [Reporter::Source, Reporter::Destination]
             .map(|reporter| metrics.request_stats(&labels(reporter)));
-        let rng = RefCell::new(rng);
+        let (rng, wallet) = (RefCell::new(rng), Arc::clone(pools.wallet()));
         Self {
             views,
             pools,
@@ -129,6 +132,7 @@ impl Worker {
             access_log,
             metrics,
             kin,
+            wallet,
             unmatched,
             ids: RefCell::default(),
             mirroring: Cell::new(0),

@@ -149,8 +149,12 @@ async fn proxied() -> TcpStream {
         max_header_bytes: 65536,
         max_headers: MAX_HEADERS,
     };
-    let connector =
-        Connector { max_header_bytes: 65536, max_headers: MAX_HEADERS, pressure: Arc::new([Notify::new()]) };
+    let connector = Connector {
+        max_header_bytes: 65536,
+        max_headers: MAX_HEADERS,
+        pressure: Arc::new([Notify::new()]),
+        wallet: Arc::default(),
+    };
     let worker = Worker::new(
         views,
         Pools::new(connector),

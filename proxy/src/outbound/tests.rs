@@ -29,8 +29,12 @@ fn worker() -> Rc<Worker> {
         max_header_bytes: 65536,
         max_headers: 256,
     };
-    let connector =
-        Connector { max_header_bytes: 65536, max_headers: 256, pressure: Arc::new([Notify::new()]) };
+    let connector = Connector {
+        max_header_bytes: 65536,
+        max_headers: 256,
+        pressure: Arc::new([Notify::new()]),
+        wallet: Arc::default(),
+    };
     let shared = (Drain::new(), AccessLog::disabled(), Metrics::new(), Arc::default());
     Rc::new(Worker::new(
         Arc::new(Views::new(Instant::now())),

@@ -33,6 +33,7 @@ use crate::{
     error::{Limit, ProxyError},
     net::socket::{self, ConnectError},
     rt::task,
+    tls::credentials::Wallet,
 };
 
 pub use self::{h1::H1Lease, h2::H2Lease};
@@ -61,6 +62,8 @@ pub struct Connector {
     pub max_headers: usize,
     /// Wakes every worker to give up idle connections of starving clusters.
     pub pressure: Arc<[Notify]>,
+    /// What the own identity is proved with.
+    pub wallet: Arc<Wallet>,
 }
 
 /// All connections of one worker.
@@ -179,6 +182,11 @@ impl Pools {
             }
             !(h1.is_empty() && h2.is_empty() && Rc::strong_count(pool) == 1)
         });
+    }
+
+    /// What the own identity is proved with.
+    pub fn wallet(&self) -> &Arc<Wallet> {
+        &self.connector.wallet
     }
 
     /// Whether no connection is kept.
