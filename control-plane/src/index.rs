@@ -6,13 +6,16 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use pillion_policy::name::{Hostname, Label};
+use pillion_policy::{
+    cluster::Labels,
+    name::{Hostname, Label},
+};
 use rustc_hash::FxHashMap;
 
 use crate::{
-    naming::{HostPattern, Naming},
+    naming::{HostPattern, Naming, ROOT_NAMESPACES},
     object::{
-        DestinationRule, Event, Key, Kind, Object, PodFacts, ResiliencePolicy, Service, ServicePort,
+        DestinationRule, Event, Key, Kind, Object, PodFacts, ResiliencePolicy, Scope, Service, ServicePort,
         SliceOfService, Stored, VirtualService,
     },
 };
@@ -38,6 +41,9 @@ enum Facet {
     Wildcard(Kind),
     /// Policies for the object of this kind, namespace and name.
     PolicyFor(Kind, Label, Label),
+    /// Policies of this kind and namespace about identities: those for all workloads, or those whose selector asks,
+    /// first of all, for this label.
+    Secures(Kind, Label, Option<(Arc<str>, Arc<str>)>),
 }
 
 /// Every object in force.
@@ -48,6 +54,8 @@ pub(crate) struct Index {
     facets: FxHashMap<Facet, BTreeSet<Key>>,
     /// Services by their fully qualified names, by which they are looked up all the time.
     services: FxHashMap<Hostname, Key>,
+    /// The namespaces whose policies are for everybody.
+    roots: Vec<Label>,
 }
 
 /// A service and its names.
@@ -80,6 +88,7 @@ impl Index {
             objects: FxHashMap::default(),
             facets: FxHashMap::default(),
             services: FxHashMap::default(),
+            roots: ROOT_NAMESPACES.iter().filter_map(|name| Label::new(name).ok()).collect(),
         }
     }
 
@@ -180,11 +189,22 @@ impl Index {
     }
 
     /// The pods a service selects.
-    pub(crate) fn pods_of(&self, service: &Found<'_>) -> impl Iterator<Item = (&Arc<Stored>, &PodFacts)> {
-        let selector = &service.service.selector;
+    pub(crate) fn pods_of<'a>(
+        &'a self,
+        service: &Found<'a>,
+    ) -> impl Iterator<Item = (&'a Arc<Stored>, &'a PodFacts)> + use<'a> {
+        self.pods_with(service.namespace, &service.service.selector)
+    }
+
+    /// The pods of a namespace that carry all of some labels; none when there is no label to carry.
+    pub(crate) fn pods_with<'a>(
+        &'a self,
+        namespace: &Label,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = (&'a Arc<Stored>, &'a PodFacts)> + use<'a> {
         let facets = selector
             .iter()
-            .map(|(key, value)| Facet::PodLabel(service.namespace.clone(), key.clone(), value.clone()));
+            .map(|(key, value)| Facet::PodLabel(namespace.clone(), key.clone(), value.clone()));
         // The rarest label leaves the fewest pods to compare.
         let rarest = facets.min_by_key(|facet| self.facets.get(facet).map_or(0, BTreeSet::len));
         let pods = rarest.into_iter().flat_map(|facet| self.stored(&facet).collect::<Vec<_>>());
@@ -262,6 +282,23 @@ impl Index {
         let mut policies: Vec<_> = found.filter_map(|stored| policy(stored)).collect();
         policies.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
         policies
+    }
+
+    /// The policies of a kind about identities that are for a workload: those of its namespace and of the root ones
+    /// that pick its labels.
+    pub(crate) fn securing<'a>(
+        &'a self,
+        kind: Kind,
+        namespace: &Label,
+        labels: &Labels,
+    ) -> Vec<&'a Arc<Stored>> {
+        let namespaces = self.roots.iter().filter(|root| *root != namespace).chain([namespace]);
+        let facets = namespaces.flat_map(|namespace| {
+            let labels = labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
+            labels.chain([None]).map(|label| Facet::Secures(kind, namespace.clone(), label))
+        });
+        let found = facets.flat_map(|facet| self.stored(&facet));
+        found.filter(|stored| stored.object.scope().is_some_and(|scope| scope.holds(labels))).collect()
     }
 
     /// The VirtualService of that name.
@@ -347,6 +384,16 @@ fn facets(stored: &Stored) -> Vec<Facet> {
             targets
                 .map(|target| Facet::PolicyFor(target.kind, namespace.clone(), target.name.clone()))
                 .collect()
+        }
+        Object::PeerAuthentication(_) | Object::RequestAuthentication(_) | Object::AuthorizationPolicy(_) => {
+            let label = match stored.object.scope() {
+                Some(Scope::All) => None,
+                Some(Scope::Labels(labels)) => {
+                    labels.iter().next().map(|(key, value)| (key.clone(), value.clone()))
+                }
+                Some(Scope::Nobody) | None => return Vec::new(),
+            };
+            vec![Facet::Secures(stored.key.kind, namespace.clone(), label)]
         }
     }
 }

@@ -10,6 +10,14 @@ use pillion_policy::{
     name::{Hostname, Label},
 };
 
+/// The namespaces whose policies are for everybody: Istio's, and Pillion's own.
+pub(crate) const ROOT_NAMESPACES: [&str; 2] = ["istio-system", "pillion-system"];
+
+/// Whether policies of the namespace are for everybody.
+pub(crate) fn is_root(namespace: &Label) -> bool {
+    ROOT_NAMESPACES.contains(&namespace.as_str())
+}
+
 /// Knows the cluster's DNS domain.
 #[derive(Debug, Clone)]
 pub(crate) struct Naming {

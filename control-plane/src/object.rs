@@ -2,10 +2,12 @@
 //!
 //! An object that exists here has no error in itself; whether what it refers to exists is a question to the index.
 
+mod security;
+
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use pillion_policy::{
-    cluster::{Balancing, ConnectionPool, Labels, Protocol},
+    cluster::{Balancing, ClusterTls, ConnectionPool, Labels, Protocol},
     header::{Edits, Field},
     matching::RouteMatch,
     name::{Hostname, Label},
@@ -15,6 +17,7 @@ use pillion_policy::{
     route::{Cors, DirectResponse, PathRewrite, Redirect},
 };
 
+pub(crate) use self::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, Scope};
 use crate::{
     api::PortRef,
     naming::{Exported, HostPattern},
@@ -31,17 +34,23 @@ pub(crate) enum Kind {
     VirtualService,
     DestinationRule,
     ResiliencePolicy,
+    PeerAuthentication,
+    RequestAuthentication,
+    AuthorizationPolicy,
 }
 
 impl Kind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
         Self::VirtualService,
         Self::DestinationRule,
         Self::ResiliencePolicy,
+        Self::PeerAuthentication,
+        Self::RequestAuthentication,
+        Self::AuthorizationPolicy,
     ];
 
     /// The word users write.
@@ -53,14 +62,22 @@ impl Kind {
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
             Self::ResiliencePolicy => "ResiliencePolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::RequestAuthentication => "RequestAuthentication",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
         }
     }
 
     /// Whether objects of the kind say what the mesh shall do, and not what there is.
     pub(crate) fn is_policy(self) -> bool {
         match self {
-            Self::VirtualService | Self::DestinationRule | Self::ResiliencePolicy => true,
             Self::Service | Self::EndpointSlice | Self::Pod => false,
+            Self::VirtualService
+            | Self::DestinationRule
+            | Self::ResiliencePolicy
+            | Self::PeerAuthentication
+            | Self::RequestAuthentication
+            | Self::AuthorizationPolicy => true,
         }
     }
 }
@@ -138,6 +155,21 @@ pub(crate) enum Object {
     VirtualService(VirtualService),
     DestinationRule(Box<DestinationRule>),
     ResiliencePolicy(Box<ResiliencePolicy>),
+    PeerAuthentication(PeerAuthentication),
+    RequestAuthentication(RequestAuthentication),
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
+}
+
+impl Object {
+    /// Which workloads it is for, if it is about identities.
+    pub(crate) fn scope(&self) -> Option<&Scope> {
+        match self {
+            Self::PeerAuthentication(policy) => Some(&policy.scope),
+            Self::RequestAuthentication(policy) => Some(&policy.scope),
+            Self::AuthorizationPolicy(policy) => Some(&policy.scope),
+            _ => None,
+        }
+    }
 }
 
 /// An EndpointSlice and the service it belongs to.
@@ -321,6 +353,7 @@ pub(crate) struct Traffic {
 pub(crate) struct Settings {
     pub(crate) balancing: Option<Balancing>,
     pub(crate) pool: Option<Pool>,
+    pub(crate) tls: Option<ClusterTls>,
     pub(crate) outlier: Option<OutlierDetection>,
     pub(crate) budget: Option<RetryBudget>,
     pub(crate) connect_timeout: Option<Duration>,
@@ -368,6 +401,7 @@ impl Settings {
             connect_timeout: self.connect_timeout().or(wider.connect_timeout),
             balancing: self.balancing.or_else(|| wider.balancing.clone()),
             pool: self.pool.or_else(|| wider.pool.clone()),
+            tls: self.tls.or_else(|| wider.tls.clone()),
             outlier: self.outlier.or(wider.outlier),
             budget: self.budget.or(wider.budget),
             breaker: self.breaker.or_else(|| wider.breaker.clone()),

@@ -4,6 +4,7 @@
 //! in force: what of it works, works, and what leads nowhere answers with the same reason.
 
 mod policies;
+mod security;
 
 use std::collections::BTreeMap;
 
@@ -22,12 +23,16 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
     checker.has_services = index.objects().any(|stored| stored.key.kind == Kind::Service);
     let mut rules: Vec<&Stored> = Vec::new();
     let mut policies = Vec::new();
+    let mut about_identities: Vec<&Stored> = Vec::new();
     for stored in index.objects() {
         checker.problems.extend(stored.notes.iter().cloned());
         match &stored.object {
             Object::Service(service) => checker.service(stored, service),
             Object::VirtualService(_) | Object::DestinationRule(_) => rules.push(stored),
             Object::ResiliencePolicy(policy) => policies.push((&**stored, &**policy)),
+            Object::PeerAuthentication(_)
+            | Object::RequestAuthentication(_)
+            | Object::AuthorizationPolicy(_) => about_identities.push(stored),
             Object::EndpointSlice(_) | Object::Pod(_) => {}
         }
     }
@@ -36,11 +41,13 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
         match &stored.object {
             Object::VirtualService(rules) => checker.virtual_service(stored, rules),
             Object::DestinationRule(rule) => checker.destination_rule(stored, rule),
-            Object::Service(_) | Object::EndpointSlice(_) | Object::Pod(_) | Object::ResiliencePolicy(_) => {}
+            _ => {}
         }
     }
     policies.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
     checker.problems.extend(policies::check(index, &policies));
+    about_identities.sort_by(|a, b| a.age().cmp(&b.age()));
+    checker.problems.extend(security::check(index, &about_identities));
     checker.problems
 }
 

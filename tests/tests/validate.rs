@@ -5,6 +5,7 @@ use pillion_tests::{Policy, process};
 
 const SEED: &str = include_str!("../../k8s/examples/shop/order-routing.yaml");
 const SERVICES: &str = include_str!("../../k8s/examples/shop/user-service.yaml");
+const SECURITY: &str = include_str!("../../k8s/examples/security.yaml");
 
 /// Validates one file's content: whether it passed, and what was said.
 async fn validate(yaml: &str) -> Result<(bool, String)> {
@@ -28,7 +29,7 @@ fn fields(yaml: &str) -> impl Iterator<Item = (usize, &str)> {
 
 #[tokio::test]
 async fn the_seed_files_are_accepted() -> Result<()> {
-    for yaml in [SEED, SERVICES] {
+    for yaml in [SEED, SERVICES, SECURITY] {
         let (accepted, told) = validate(yaml).await?;
         ensure!(accepted, "{told}");
     }
@@ -55,6 +56,27 @@ async fn a_misspelt_copy_of_each_field_is_rejected_by_name() -> Result<()> {
             "{misspelt} is not named: {told}"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_misspelt_copy_of_each_field_about_identities_is_rejected_by_name() -> Result<()> {
+    let lines: Vec<&str> = SECURITY.lines().collect();
+    for (at, name) in fields(SECURITY).filter(|(_, name)| !["app", "apiVersion", "kind"].contains(name)) {
+        let misspelt = format!("{name}x");
+        let mut copy: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        copy[at] = copy[at].replacen(name, &misspelt, 1);
+        let (accepted, told) = validate(&copy.join("\n")).await?;
+        ensure!(!accepted && told.contains(&misspelt), "line {}: {misspelt} is not named: {told}", at + 1);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_authorizer_that_nobody_can_ask_is_named() -> Result<()> {
+    let (accepted, told) =
+        validate(&SECURITY.replace("action: DENY", "action: CUSTOM\n  provider: {name: opa}")).await?;
+    ensure!(!accepted && told.contains("spec.action: CUSTOM is not supported"), "{told}");
     Ok(())
 }
 

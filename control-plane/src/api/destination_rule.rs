@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{ApiDuration, PortSelector, Unenforced};
+use super::{ApiDuration, PortSelector, Unenforced, WorkloadSelector};
 
 schema! {
     struct DestinationRule {
@@ -14,11 +14,6 @@ schema! {
         export_to: Vec<String>,
         #[expect(dead_code, reason = "reported by its type")]
         workload_selector: Unenforced<WorkloadSelector>,
-    }
-
-    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
-    struct WorkloadSelector {
-        match_labels: BTreeMap<String, String>,
     }
 
     struct Subset {
@@ -31,7 +26,7 @@ schema! {
         load_balancer: Option<LoadBalancer>,
         connection_pool: Option<ConnectionPool>,
         outlier_detection: Option<OutlierDetection>,
-        tls: Unenforced<ClientTls>,
+        tls: Option<ClientTls>,
         port_level_settings: Vec<PortTrafficPolicy>,
         tunnel: Unenforced<Tunnel>,
         proxy_protocol: Unenforced<ProxyProtocol>,
@@ -43,7 +38,7 @@ schema! {
         load_balancer: Option<LoadBalancer>,
         connection_pool: Option<ConnectionPool>,
         outlier_detection: Option<OutlierDetection>,
-        tls: Unenforced<ClientTls>,
+        tls: Option<ClientTls>,
     }
 }
 
@@ -300,24 +295,24 @@ described! {
 }
 
 schema! {
-    #[expect(dead_code, reason = "part of the schema, enforced by nothing yet")]
     struct ClientTls {
-        mode: TlsMode,
+        mode: Option<TlsMode>,
         client_certificate: Option<String>,
         private_key: Option<String>,
         ca_certificates: Option<String>,
-        credential_name: Option<String>,
+        #[expect(dead_code, reason = "reported by its type")]
+        credential_name: Unenforced<String>,
         subject_alt_names: Vec<String>,
         sni: Option<String>,
         insecure_skip_verify: Option<bool>,
-        ca_crl: Option<String>,
+        #[expect(dead_code, reason = "reported by its type")]
+        ca_crl: Unenforced<String>,
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum TlsMode {
-    #[default]
     Disable,
     Simple,
     Mutual,

@@ -55,6 +55,7 @@ mod duration;
 mod kubernetes;
 mod meta;
 mod resilience_policy;
+mod security;
 mod virtual_service;
 pub(crate) mod vocabulary;
 
@@ -65,4 +66,5 @@ pub(crate) use duration::ApiDuration;
 pub(crate) use kubernetes::*;
 pub(crate) use meta::{META_FIELDS, ObjectMeta};
 pub(crate) use resilience_policy::*;
+pub(crate) use security::*;
 pub(crate) use virtual_service::*;

@@ -11,11 +11,9 @@ use pillion_policy::{
 use super::layers;
 use crate::{
     index::{Found, Index},
+    naming::ROOT_NAMESPACES,
     object::{Destination, DestinationRule, Key, ServicePort, Settings, Stored, Subset, Traffic},
 };
-
-/// The namespace whose DestinationRules are for everybody.
-const ROOT_NAMESPACE: &str = "istio-system";
 
 /// Why a destination leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +111,7 @@ fn build(service: &Found<'_>, port: &ServicePort, settings: Settings, subset: Op
     cluster.balancing = settings.balancing.unwrap_or_default();
     let pool = settings.pool.unwrap_or_default();
     cluster.pool = pool.limits;
+    cluster.tls = settings.tls.unwrap_or_default();
     cluster.pool.connect_timeout = connect_timeout.unwrap_or(cluster.pool.connect_timeout);
     let (breaker, fallback) = settings.breaker.map(|breaker| (breaker.circuit, breaker.fallback)).unzip();
     cluster.resilience = ClusterResilience {
@@ -142,7 +141,7 @@ impl<'a> Rules<'a> {
         let visible = |(_, stored, rule): &(usize, &Stored, &DestinationRule)| {
             stored.key.namespace == *client || rule.exported.reaches(client.as_str())
         };
-        for namespace in [client.as_str(), service.namespace.as_str(), ROOT_NAMESPACE] {
+        for namespace in [client.as_str(), service.namespace.as_str()].into_iter().chain(ROOT_NAMESPACES) {
             let here = rules.iter().map(|(closeness, stored, rule)| (*closeness, &***stored, *rule));
             let here: Vec<_> =
                 here.filter(|rule| rule.1.key.namespace.as_str() == namespace && visible(rule)).collect();

@@ -1,17 +1,18 @@
 //! The endpoints of a service port: from its EndpointSlices, else from the pods it selects.
+//!
+//! An endpoint has an identity where it can prove one: not behind a port that takes no mutual TLS (PeerAuthentication
+//! `DISABLE`), so that callers speak plain text to it.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use pillion_policy::{
+    authentication::PeerTls,
     endpoint::{Endpoint, EndpointSet, Health, Locality},
     identity::{Identity, TrustDomain},
     name::{EndpointSetName, WorkloadName},
 };
 
+use super::security::Workload;
 use crate::{
     api::PortRef,
     index::{Found, Index},
@@ -34,14 +35,14 @@ pub(crate) fn endpoint_set(
         }
     } else {
         for (stored, pod) in index.pods_of(&service) {
-            from_pod(trust_domain, &service, port, stored, pod, &mut found);
+            from_pod((index, trust_domain), &service, port, (stored, pod), &mut found);
         }
     }
     Some(EndpointSet { name: name.clone(), endpoints: found.into_values().collect() })
 }
 
 /// The port a pod listens on for a service port.
-pub(super) fn target_port(port: &ServicePort, pod: &PodFacts) -> Option<u16> {
+pub(crate) fn target_port(port: &ServicePort, pod: &PodFacts) -> Option<u16> {
     match &port.target {
         PortRef::Number(number) => Some(*number),
         PortRef::Name(name) => pod.ports.get(name).copied(),
@@ -66,7 +67,7 @@ fn from_slice(
         for ip in &member.addresses {
             let named = member.pod.as_ref().and_then(|name| index.pod(service.namespace, name));
             let pod = named.or_else(|| index.pod_at(service.namespace, *ip));
-            let mut endpoint = describe(trust_domain, *ip, *number, pod);
+            let mut endpoint = describe((index, trust_domain), SocketAddr::new(*ip, *number), pod);
             endpoint.health = health;
             endpoint.locality = Locality { region: "".into(), zone: member.zone.clone() };
             add(endpoint, found);
@@ -75,18 +76,17 @@ fn from_slice(
 }
 
 fn from_pod(
-    trust_domain: &TrustDomain,
+    mesh: (&Index, &TrustDomain),
     service: &Found<'_>,
     port: &ServicePort,
-    stored: &Arc<Stored>,
-    pod: &PodFacts,
+    (stored, pod): (&Arc<Stored>, &PodFacts),
     found: &mut BTreeMap<SocketAddr, Endpoint>,
 ) {
     let health = health(pod.ready, pod.ready, pod.terminating, service.service.publish_not_ready);
     if let (false, Some(ip), Some(number), Some(health)) =
         (pod.gone, pod.address, target_port(port, pod), health)
     {
-        let mut endpoint = describe(trust_domain, ip, number, Some((stored, pod)));
+        let mut endpoint = describe(mesh, SocketAddr::new(ip, number), Some((stored, pod)));
         endpoint.health = health;
         add(endpoint, found);
     }
@@ -108,17 +108,19 @@ fn health(ready: bool, serving: bool, terminating: bool, publish_not_ready: bool
 }
 
 fn describe(
-    trust_domain: &TrustDomain,
-    ip: IpAddr,
-    port: u16,
+    (index, trust_domain): (&Index, &TrustDomain),
+    address: SocketAddr,
     pod: Option<(&Arc<Stored>, &PodFacts)>,
 ) -> Endpoint {
-    let mut endpoint = Endpoint::at(SocketAddr::new(ip, port));
+    let mut endpoint = Endpoint::at(address);
     if let Some((stored, pod)) = pod {
         endpoint.labels = stored.labels.clone();
         endpoint.workload =
             Some(WorkloadName { namespace: stored.key.namespace.clone(), name: pod.workload.clone() });
-        endpoint.identity = Some(identity(trust_domain, stored, pod));
+        let workload = Workload { namespace: &stored.key.namespace, labels: vec![&stored.labels] };
+        let (mode, ports) = workload.peer_tls(index);
+        let takes_tls = *ports.get(&address.port()).unwrap_or(&mode) != PeerTls::Disable;
+        endpoint.identity = takes_tls.then(|| identity(trust_domain, stored, pod));
         endpoint.sidecar = pod.sidecar;
     }
     endpoint

@@ -6,6 +6,7 @@
 mod destination;
 mod endpoints;
 mod layers;
+mod security;
 mod service;
 mod workload;
 
@@ -19,7 +20,9 @@ use pillion_policy::{
 
 pub(crate) use self::{
     destination::{Missing, Rules, place, resolve},
+    endpoints::target_port,
     layers::{Layer, is_port, of_cluster, of_route, of_target},
+    security::Level,
     service::governing,
 };
 use crate::index::Index;
@@ -42,11 +45,10 @@ pub(crate) fn resource(
             let labels = client.and_then(|client| workload::labels(index, client));
             service::service_policy(index, &name.parse().ok()?, labels).map(Arc::new).map(Resource::Service)
         }
-        ResourceKind::Workload => Some(Resource::Workload(Arc::new(workload::workload_policy(
-            index,
-            &mesh.trust_domain,
-            &name.parse().ok()?,
-        )))),
+        ResourceKind::Workload => {
+            let policy = workload::workload_policy(index, mesh, &name.parse().ok()?);
+            Some(Resource::Workload(Arc::new(policy)))
+        }
     }
 }
 

@@ -20,7 +20,7 @@ fn naming() -> Naming {
     Naming::new(&Hostname::new("cluster.local").unwrap())
 }
 
-fn mesh() -> Arc<MeshConfig> {
+pub(super) fn mesh() -> Arc<MeshConfig> {
     let domain = Hostname::new("cluster.local").unwrap();
     Arc::new(MeshConfig {
         cluster_domain: domain,
@@ -40,7 +40,7 @@ fn events(text: &str) -> Vec<Event> {
     update.events
 }
 
-fn index(text: &str) -> Index {
+pub(super) fn index(text: &str) -> Index {
     let mut index = Index::new(naming());
     events(text).into_iter().for_each(|event| index.apply(event));
     index
@@ -50,7 +50,7 @@ fn service(index: &Index, name: &str) -> Option<ServicePolicy> {
     service::service_policy(index, &name.parse().unwrap(), None)
 }
 
-fn endpoints(index: &Index, name: &str) -> Option<EndpointSet> {
+pub(super) fn endpoints(index: &Index, name: &str) -> Option<EndpointSet> {
     endpoints::endpoint_set(index, &mesh().trust_domain, &name.parse().unwrap())
 }
 
@@ -387,6 +387,8 @@ fn everything(index: &Index) -> String {
         ("endpoints", "cart.shop.svc.cluster.local:80"),
         ("workload", "default/order-v1"),
         ("workload", "shop/cart"),
+        ("workload", "foo/httpbin"),
+        ("workload", "bar/finance"),
     ];
     let answers = names.map(|(kind, name)| resource(index, &mesh(), kind.parse().unwrap(), name, None));
     let problems: Vec<String> = crate::validate::check(index).iter().map(ToString::to_string).collect();
@@ -396,7 +398,7 @@ fn everything(index: &Index) -> String {
 fn corpus() -> Vec<Arc<Stored>> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/compile");
     let mut files = Files::new(naming());
-    for name in ["split", "rules", "slices", "policy", "conflicts"] {
+    for name in ["split", "rules", "slices", "policy", "conflicts", "security"] {
         files.put(name, fs::read_to_string(directory.join(name).with_extension("yaml")).unwrap());
     }
     let stored = |event| match event {

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use pillion_policy::{
-    authentication::PeerTls,
     cluster::Labels,
-    identity::TrustDomain,
+    mesh::MeshConfig,
     name::WorkloadName,
     service::ServiceRef,
     workload::{WorkloadPolicy, WorkloadPort},
@@ -14,6 +13,7 @@ use pillion_policy::{
 use super::{
     endpoints::{identity, target_port},
     layers::{limit, of_target},
+    security::Workload,
 };
 use crate::{
     index::Index,
@@ -30,11 +30,7 @@ pub(crate) fn labels<'a>(index: &'a Index, name: &WorkloadName) -> Option<&'a La
 
 /// The policy of a workload, found by its name or the name of one of its pods. One without pods has a policy too: it
 /// may be starting.
-pub(crate) fn workload_policy(
-    index: &Index,
-    trust_domain: &TrustDomain,
-    name: &WorkloadName,
-) -> WorkloadPolicy {
+pub(crate) fn workload_policy(index: &Index, mesh: &MeshConfig, name: &WorkloadName) -> WorkloadPolicy {
     let mut pods: Vec<(&Stored, &PodFacts)> =
         index.pods_in(&name.namespace, &name.name).map(|(stored, pod)| (&**stored, pod)).collect();
     if pods.is_empty() {
@@ -61,13 +57,16 @@ pub(crate) fn workload_policy(
             }
         }
     }
+    let labels = pods.iter().map(|(stored, _)| &stored.labels).collect();
+    let workload = Workload { namespace: &name.namespace, labels };
+    let (peer_tls, port_tls) = workload.peer_tls(index);
     WorkloadPolicy {
         name: name.clone(),
-        identity: pods.first().map(|(stored, pod)| identity(trust_domain, stored, pod)),
+        identity: pods.first().map(|(stored, pod)| identity(&mesh.trust_domain, stored, pod)),
         ports: ports.into_values().collect(),
-        peer_tls: PeerTls::default(),
-        port_tls: BTreeMap::new(),
-        authorization: Vec::new(),
-        authentication: Vec::new(),
+        peer_tls,
+        port_tls,
+        authorization: workload.authorization(index, mesh),
+        authentication: workload.authentication(index),
     }
 }

@@ -4,6 +4,8 @@
 //! metadata, unknown fields, values out of range, and what the mesh does not enforce yet. An object with an error is
 //! not handed on; its findings are.
 
+mod authentication;
+mod authorization;
 mod base64;
 mod fault;
 mod kinds;
@@ -11,6 +13,7 @@ mod kubernetes;
 mod matches;
 mod resilience;
 mod retry;
+mod tls;
 mod traffic;
 mod values;
 mod virtual_service;
@@ -226,6 +229,16 @@ fn read_kind(
             .map(|spec| report.field("spec", |report| resilience::read(&spec, key, report)))
             .map(Box::new)
             .map(Object::ResiliencePolicy),
+        Kind::PeerAuthentication => read_spec(node, report)
+            .map(|spec| report.field("spec", |report| authentication::peer(&spec, key, report)))
+            .map(Object::PeerAuthentication),
+        Kind::RequestAuthentication => read_spec(node, report)
+            .map(|spec| report.field("spec", |report| authentication::request(&spec, report)))
+            .map(Object::RequestAuthentication),
+        Kind::AuthorizationPolicy => read_spec(node, report)
+            .map(|spec| report.field("spec", |report| authorization::read(&spec, key, report)))
+            .map(Box::new)
+            .map(Object::AuthorizationPolicy),
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) fn read(spec: &api::ResiliencePolicy, key: &Key, report: &mut Report)
         pool: traffic::connection_pool(spec.connection_pool.as_ref(), report),
         outlier: traffic::outlier(spec.outlier_detection.as_ref(), key.kind, report),
         budget,
+        tls: None,
         connect_timeout: at_least("connectTimeout", MILLISECOND, spec.connect_timeout, report),
         breaker,
         bulkhead: bulkhead.and_then(|given| report.field("bulkhead", |report| read_bulkhead(given, report))),

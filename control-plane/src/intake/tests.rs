@@ -358,7 +358,6 @@ fn nothing_is_accepted_in_silence() {
     }
     for policy in [
         "outlierDetection: {outlierDetectionHttpErrorCodes: [418]}",
-        "tls: {mode: DISABLE}",
         "tunnel: {targetHost: a, targetPort: 80}",
         "proxyProtocol: {version: V1}",
         "loadBalancer: {localityLbSetting: {enabled: true}}",

@@ -1,4 +1,4 @@
-//! What a DestinationRule says: subsets, balancing, limits and ejection in terms of the policy model.
+//! What a DestinationRule says: subsets, balancing, limits, TLS and ejection in terms of the policy model.
 //!
 //! A ResiliencePolicy has the same blocks; what only one of the two kinds may say is told apart by the [`Kind`].
 
@@ -12,7 +12,10 @@ use pillion_policy::{
     retry::RetryBudget,
 };
 
-use super::values::{MILLISECOND, at_least, fraction, limit};
+use super::{
+    tls,
+    values::{MILLISECOND, at_least, fraction, limit},
+};
 use crate::{
     api::{self, H2UpgradePolicy, SimpleLb},
     naming::{Exported, HostPattern, Naming},
@@ -62,11 +65,10 @@ fn subsets(subsets: &[api::Subset], report: &mut Report) -> Vec<Subset> {
 fn traffic(policy: Option<&api::TrafficPolicy>, report: &mut Report) -> Option<Traffic> {
     let policy = policy?;
     report.field("trafficPolicy", |report| {
-        let later = policy.tls.to_check().is_some()
-            || policy.tunnel.to_check().is_some()
-            || policy.proxy_protocol.to_check().is_some();
+        let later = policy.tunnel.to_check().is_some() || policy.proxy_protocol.to_check().is_some();
         let now = policy.load_balancer.is_some()
             || policy.connection_pool.is_some()
+            || policy.tls.is_some()
             || policy.outlier_detection.is_some()
             || policy.retry_budget.is_some();
         if !now && !later && policy.port_level_settings.is_empty() {
@@ -78,32 +80,32 @@ fn traffic(policy: Option<&api::TrafficPolicy>, report: &mut Report) -> Option<T
         let mut all = Settings {
             balancing: balancing(policy.load_balancer.as_ref(), Kind::DestinationRule, report),
             pool: connection_pool(policy.connection_pool.as_ref(), report),
+            tls: tls::read(policy.tls.as_ref(), report),
             outlier: outlier(policy.outlier_detection.as_ref(), Kind::DestinationRule, report),
             ..Settings::default()
         };
         let budget = policy.retry_budget;
         all.budget = budget.and_then(|given| report.field("retryBudget", |report| budget_of(given, report)));
-        let ports =
-            report.field("portLevelSettings", |report| port_settings(&policy.port_level_settings, report));
+        let ports = report.field("portLevelSettings", |report| port_settings(policy, report));
         Some(Traffic { all, ports })
     })
 }
 
-fn port_settings(list: &[api::PortTrafficPolicy], report: &mut Report) -> BTreeMap<u16, Settings> {
+fn port_settings(policy: &api::TrafficPolicy, report: &mut Report) -> BTreeMap<u16, Settings> {
+    let has_tls = policy.tls.is_some();
     let mut ports = BTreeMap::new();
-    for (index, entry) in list.iter().enumerate() {
+    for (index, entry) in policy.port_level_settings.iter().enumerate() {
         report.item(index, |report| {
             let settings = Settings {
                 balancing: balancing(entry.load_balancer.as_ref(), Kind::DestinationRule, report),
                 pool: connection_pool(entry.connection_pool.as_ref(), report),
+                tls: tls::read(entry.tls.as_ref(), report),
                 outlier: outlier(entry.outlier_detection.as_ref(), Kind::DestinationRule, report),
                 ..Settings::default()
             };
-            let has_tls = entry.tls.to_check().is_some();
-            let empty = settings.balancing.is_none() && settings.pool.is_none() && settings.outlier.is_none();
-            if has_tls && empty {
-                report.info(
-                    "apart from tls, the port keeps the defaults: it does not inherit the rule's settings",
+            if has_tls && entry.tls.is_none() {
+                report.warn(
+                    "the port does not inherit the tls of the rule: without its own, that is automatic",
                 );
             }
             match entry.port.map(|port| port.number) {

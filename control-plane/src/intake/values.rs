@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use http::HeaderName;
 use pillion_policy::{
     Invalid,
     header::{self, Edits, Field},
@@ -86,10 +87,26 @@ pub(super) fn edits(operations: &api::HeaderOperations, report: &mut Report) -> 
 const HOP_BY_HOP: &[&str] =
     &["connection", "content-length", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
 
+/// The name of a header field, other than the host, that policy writes into a message.
+pub(super) fn written_name(name: &str, report: &mut Report) -> Option<HeaderName> {
+    if is_host(name) {
+        report.error(format!("{name} cannot be written by a rule of this kind"));
+        return None;
+    }
+    writable(name, report).then(|| report.accept(header::name(name)))?
+}
+
+fn writable(name: &str, report: &mut Report) -> bool {
+    let of_connection = HOP_BY_HOP.iter().any(|own| name.eq_ignore_ascii_case(own));
+    if of_connection {
+        report.error(format!("{name} belongs to the connection and cannot be written by a rule"));
+    }
+    !of_connection
+}
+
 /// A header field that policy writes into a message.
 pub(super) fn edited_field(name: &str, value: &str, report: &mut Report) -> Option<Field> {
-    if HOP_BY_HOP.iter().any(|own| name.eq_ignore_ascii_case(own)) {
-        report.error(format!("{name} belongs to the connection and cannot be written by a rule"));
+    if !writable(name, report) {
         return None;
     }
     let is_name =

@@ -1,0 +1,232 @@
+//! What policies about identities say in vain, or otherwise than meant: selectors that pick nobody, an older policy for
+//! the same workloads, questions about requests where there are none, an authorizer that nobody can ask.
+//!
+//! Where nothing is known of Pods, somebody checks policies alone, and selectors are not judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pillion_policy::{
+    authorization::{Action, Condition, Operation, Rule, TextKey},
+    cluster::{Labels, Protocol},
+    name::Label,
+};
+
+use crate::{
+    compile::{Level, target_port},
+    index::Index,
+    naming::is_root,
+    object::{AuthorizationPolicy, Kind, Object, PeerAuthentication, Scope, Stored},
+    problem::{Path, Problem, Severity},
+};
+
+/// Most ports named in one remark.
+const MAX_NAMED: usize = 3;
+
+/// Everything to be said about the policies, which come oldest first.
+pub(super) fn check<'a>(index: &'a Index, policies: &[&'a Stored]) -> Vec<Problem> {
+    if policies.is_empty() {
+        return Vec::new();
+    }
+    let pods = index.objects().filter(|stored| stored.key.kind == Kind::Pod).map(|stored| &**stored);
+    let believing = policies.iter().filter_map(|stored| match &stored.object {
+        Object::RequestAuthentication(policy) if !policy.rules.is_empty() => Some(&stored.key.namespace),
+        _ => None,
+    });
+    let mut checker = Checker {
+        index,
+        pods: pods.collect(),
+        believing: believing.collect(),
+        opaque: opaque_ports(index),
+        modes: BTreeMap::new(),
+        problems: Vec::new(),
+    };
+    for stored in policies {
+        checker.selector(stored);
+        match &stored.object {
+            Object::PeerAuthentication(policy) => checker.peer(stored, policy),
+            Object::AuthorizationPolicy(policy) => checker.authorization(stored, policy),
+            _ => {}
+        }
+    }
+    checker.problems
+}
+
+/// A port that carries opaque bytes, and the labels of a pod that has it.
+type OpaquePort<'a> = ((&'a Label, &'a Label, u16), &'a Labels);
+
+/// The ports of workloads that are declared to carry opaque bytes, each once.
+fn opaque_ports(index: &Index) -> Vec<OpaquePort<'_>> {
+    let mut found = BTreeMap::new();
+    for stored in index.objects() {
+        let Object::Service(service) = &stored.object else { continue };
+        for port in service.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
+            for (pod, facts) in index.pods_with(&stored.key.namespace, &service.selector) {
+                if let Some(number) = target_port(port, facts) {
+                    found.entry((&pod.key.namespace, &facts.workload, number)).or_insert(&pod.labels);
+                }
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+struct Checker<'a> {
+    index: &'a Index,
+    pods: Vec<&'a Stored>,
+    /// Namespaces in which tokens are believed.
+    believing: BTreeSet<&'a Label>,
+    opaque: Vec<OpaquePort<'a>>,
+    /// PeerAuthentications seen so far: those of a namespace, and those of the mesh under no name.
+    modes: BTreeMap<Option<&'a Label>, Vec<(&'a Stored, &'a PeerAuthentication)>>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Checker<'a> {
+    fn say(&mut self, severity: Severity, stored: &Stored, path: &str, reason: String) {
+        self.problems.push(stored.problem(severity, &Path::parse(path), reason));
+    }
+
+    /// Names a selector that picks no pod: most likely a label is misspelt.
+    fn selector(&mut self, stored: &Stored) {
+        let Some(Scope::Labels(labels)) = stored.object.scope() else { return };
+        let namespace = &stored.key.namespace;
+        let picks_one = self.index.pods_with(namespace, labels).next().is_some()
+            || is_root(namespace) && self.pods.iter().any(|pod| carries(pod, labels));
+        if !self.pods.is_empty() && !picks_one {
+            let reason = "it selects no Pod: the policy is for nobody".to_owned();
+            self.say(Severity::Warning, stored, "spec.selector.matchLabels", reason);
+        }
+    }
+
+    /// Of policies for the same workloads the oldest counts; both are told.
+    fn peer(&mut self, stored: &'a Stored, policy: &'a PeerAuthentication) {
+        let place = (Level::of(stored, policy) != Level::Mesh).then_some(&stored.key.namespace);
+        let known = self.modes.entry(place).or_default();
+        let older = known.iter().find(|(_, other)| match (&policy.scope, &other.scope) {
+            (Scope::All, Scope::All) => true,
+            (Scope::Labels(own), Scope::Labels(other)) => {
+                own == other
+                    || self.index.pods_with(&stored.key.namespace, own).any(|(pod, _)| carries(pod, other))
+            }
+            _ => false,
+        });
+        let older = older.map(|(older, _)| *older);
+        known.push((stored, policy));
+        if let Some(older) = older {
+            let workloads = match policy.scope {
+                Scope::All => "for the same workloads",
+                Scope::Labels(_) | Scope::Nobody => "for workloads that it selects, too,",
+            };
+            let reason = format!("not used there: {} is {workloads} and older", older.key);
+            self.say(Severity::Warning, stored, "spec", reason);
+            let reason = format!("{} is for the same workloads; this one is older and counts", stored.key);
+            self.say(Severity::Warning, older, "spec", reason);
+        }
+    }
+
+    fn authorization(&mut self, stored: &'a Stored, policy: &'a AuthorizationPolicy) {
+        if policy.custom {
+            let reason = "CUSTOM is not supported: there is no authorizer to ask, so requests that match its rules are \
+                          refused; use ALLOW, DENY or AUDIT";
+            self.say(Severity::Error, stored, "spec.action", reason.to_owned());
+        }
+        for (position, rule) in policy.policy.rules.iter().enumerate() {
+            let path = format!("spec.rules[{position}]");
+            self.tokens(stored, policy, rule, &path);
+            self.opaque(stored, policy, rule, &path);
+        }
+    }
+
+    /// Names rules that ask about tokens where none is believed.
+    fn tokens(&mut self, stored: &Stored, policy: &AuthorizationPolicy, rule: &Rule, path: &str) {
+        let namespace = &stored.key.namespace;
+        let believed = match is_root(namespace) {
+            true => !self.believing.is_empty(),
+            false => self.believing.iter().any(|believing| *believing == namespace || is_root(believing)),
+        };
+        let asks = rule.from.iter().any(|source| !source.request_principals.is_empty())
+            || rule.when.iter().any(about_token);
+        if asks && !believed && policy.scope != Scope::Nobody {
+            let reason =
+                format!("no RequestAuthentication is for workloads in {namespace}: no token is known there");
+            self.say(Severity::Warning, stored, path, reason);
+        }
+    }
+
+    /// Names rules that ask about requests where opaque bytes are carried.
+    fn opaque(&mut self, stored: &Stored, policy: &AuthorizationPolicy, rule: &Rule, path: &str) {
+        let mut fields = BTreeSet::new();
+        let mut ports = Vec::new();
+        for ((namespace, workload, port), labels) in &self.opaque {
+            let concerned = (*namespace == &stored.key.namespace || is_root(&stored.key.namespace))
+                && policy.scope.holds(labels);
+            let asked = if concerned { of_requests(rule, *port) } else { BTreeSet::new() };
+            if !asked.is_empty() {
+                ports.push(format!("{port} of {namespace}/{workload}"));
+                fields.extend(asked);
+            }
+        }
+        if ports.is_empty() {
+            return;
+        }
+        let more = ports.len().saturating_sub(MAX_NAMED);
+        ports.truncate(MAX_NAMED);
+        ports.extend((more > 0).then(|| format!("{more} more")));
+        let (ports, fields) = (ports.join(", "), fields.into_iter().collect::<Vec<_>>().join(", "));
+        let reason = match policy.policy.action {
+            Action::Allow => format!(
+                "no effect on port {ports}, which is TCP and has no {fields}: nobody is allowed by it"
+            ),
+            Action::Deny | Action::Audit => {
+                format!(
+                    "on port {ports}, which is TCP, it matches whatever the {fields}: limit it to other ports"
+                )
+            }
+        };
+        self.say(Severity::Warning, stored, path, reason);
+    }
+}
+
+fn carries(pod: &Stored, labels: &Labels) -> bool {
+    labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+}
+
+fn about_token(condition: &Condition) -> bool {
+    match condition {
+        Condition::Claim { .. } => true,
+        Condition::Text { key, .. } => {
+            matches!(key, TextKey::TokenPrincipal | TextKey::TokenAudiences | TextKey::TokenPresenter)
+        }
+        Condition::Header { .. } | Condition::Address { .. } | Condition::Port(_) => false,
+    }
+}
+
+/// What a rule asks about requests to a port, if it is for that port at all.
+fn of_requests(rule: &Rule, port: u16) -> BTreeSet<&'static str> {
+    let for_port = |operation: &&Operation| {
+        let ports = &operation.ports;
+        (ports.any_of.is_empty() || ports.any_of.contains(&port)) && !ports.none_of.contains(&port)
+    };
+    let operations: Vec<_> = rule.to.iter().filter(for_port).collect();
+    if operations.is_empty() && !rule.to.is_empty() {
+        return BTreeSet::new();
+    }
+    let of_operations = operations.into_iter().flat_map(|operation| {
+        [
+            ("hosts", !operation.hosts.is_empty()),
+            ("methods", !operation.methods.is_empty()),
+            ("paths", !operation.paths.is_empty()),
+        ]
+    });
+    let of_sources =
+        rule.from.iter().map(|source| ("requestPrincipals", !source.request_principals.is_empty()));
+    let of_conditions = rule.when.iter().map(|condition| {
+        let header = matches!(condition, Condition::Header { .. });
+        (if header { "headers" } else { "tokens" }, header || about_token(condition))
+    });
+    let asked = of_operations.chain(of_sources).chain(of_conditions);
+    asked.filter(|(_, asked)| *asked).map(|(field, _)| field).collect()
+}
+
+#[cfg(test)]
+mod tests;
