@@ -17,7 +17,7 @@ use crate::{
     index::Index,
     metrics::Metrics,
     naming::Naming,
-    serve::{self, Hub, State},
+    serve::{self, Desk, Hub, Issuer, State},
     source::{Update, dir::Directory},
 };
 
@@ -29,13 +29,23 @@ pub async fn run(config: Config) -> Result<()> {
     let naming = Naming::new(&config.cluster_domain);
     let Source::Directory(path) = &config.source;
     let mut updates = watch_directory(path, naming.clone())?;
-    let xds = bind(config.xds_addr, "--xds-addr").await?;
+    let xds = match config.plaintext().map_err(|reason| anyhow!(reason))? {
+        Some(addr) => {
+            tracing::info!(%addr, "serving proxies in plain text");
+            Some(bind(addr, "--xds-addr").await?)
+        }
+        None => None,
+    };
+    let metrics = Metrics::new();
+    let authority = Authority::open(&config, &metrics).await?;
     let admin = bind(config.admin_addr, "--admin-addr").await?;
 
-    let metrics = Metrics::new();
     let mut state = State::new(Index::new(naming), Arc::new(config.mesh()), metrics.clone());
     // Nobody is served before everything has been read once: a proxy would take what is missing for gone.
     state.update(updates.recv().await.context("the source ended")?);
+    if let Some(authority) = &authority {
+        state.set_authority(authority.issuer.facts());
+    }
     state.check();
 
     let (hub, queue) = Hub::new();
@@ -45,16 +55,22 @@ pub async fn run(config: Config) -> Result<()> {
         serve::run(state, updates, queue).await;
         Err(anyhow!("the source ended"))
     });
-    let served = serve::serve(xds, hub.clone(), until(stopped));
-    tasks.spawn(async move { served.await.context("serving proxies failed") });
+    if let Some(xds) = xds {
+        let served = serve::serve(xds, hub.clone(), until(stopped.clone()));
+        tasks.spawn(async move { served.await.context("serving proxies failed") });
+    }
+    if let Some(Authority { issuer, desk, listener }) = authority {
+        tasks.spawn(issuer.run(hub.clone()));
+        let served = serve::serve_secured(listener, hub.clone(), desk, until(stopped));
+        tasks.spawn(async move { served.await.context("serving proxies over TLS failed") });
+    }
     let pages = Admin { hub, metrics };
     let admin = tasks.spawn(async move {
         pages.serve(admin).await;
         Err(anyhow!("the admin port ended"))
     });
-    tracing::info!(
-        xds = %config.xds_addr, admin = %config.admin_addr, source = %path.display(), "the control plane is ready"
-    );
+    let (admin_addr, source) = (config.admin_addr, path.display());
+    tracing::info!(admin = %admin_addr, %source, "the control plane is ready");
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -73,6 +89,22 @@ pub async fn run(config: Config) -> Result<()> {
     admin.abort();
     drop(timeout(STOP_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await);
     Ok(())
+}
+
+/// The certificate authority, and where it is asked.
+struct Authority {
+    issuer: Issuer,
+    desk: Desk,
+    listener: TcpListener,
+}
+
+impl Authority {
+    async fn open(config: &Config, metrics: &Metrics) -> Result<Option<Self>> {
+        let Some((issuer, desk)) = Issuer::open(config, metrics)? else { return Ok(None) };
+        let listener = bind(config.xds_tls_addr, "--xds-tls-addr").await?;
+        tracing::info!(addr = %config.xds_tls_addr, signer = issuer.facts().trust.signer, "serving proxies over TLS");
+        Ok(Some(Self { issuer, desk, listener }))
+    }
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {

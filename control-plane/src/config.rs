@@ -1,6 +1,6 @@
 //! The command line of the control plane. Every flag is also an environment variable.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use pillion_policy::{
@@ -8,6 +8,8 @@ use pillion_policy::{
     mesh::{MeshConfig, OutboundMode},
     name::Hostname,
 };
+
+use crate::api::duration::parse as duration;
 
 /// The control plane of Pillion: reads policy and tells it to proxies.
 #[derive(Debug, Parser)]
@@ -17,9 +19,41 @@ pub struct Config {
     #[arg(long, env = "PILLION_SOURCE", value_name = "dir:PATH")]
     pub source: Source,
 
-    /// Where proxies connect, in plain text: keep it on the loopback interface
-    #[arg(long, env = "PILLION_XDS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:15010")]
-    pub xds_addr: SocketAddr,
+    /// Where proxies connect in plain text; 127.0.0.1:15010 without a certificate authority, nowhere with one
+    #[arg(long, env = "PILLION_XDS_ADDR", value_name = "ADDR")]
+    pub xds_addr: Option<SocketAddr>,
+
+    /// Allow plain text on an address that others can reach: whoever can connect reads every policy
+    #[arg(long, env = "PILLION_ALLOW_PLAINTEXT_XDS")]
+    pub allow_plaintext_xds: bool,
+
+    /// Where proxies connect over TLS and have their certificates signed, with a certificate authority
+    #[arg(long, env = "PILLION_XDS_TLS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:15012")]
+    pub xds_tls_addr: SocketAddr,
+
+    /// Be a certificate authority, with its root and keys in this directory; made on first start
+    #[arg(long, env = "PILLION_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Be a certificate authority with this root, or this intermediate followed by its chain up to the root
+    #[arg(long, env = "PILLION_CA_CERT", value_name = "FILE", requires = "ca_key")]
+    pub ca_cert: Option<PathBuf>,
+
+    /// The private key of --ca-cert
+    #[arg(long, env = "PILLION_CA_KEY", value_name = "FILE", requires = "ca_cert")]
+    pub ca_key: Option<PathBuf>,
+
+    /// For how long certificates of workloads are valid, from 1m to 90d
+    #[arg(long, env = "PILLION_LEAF_LIFETIME", value_name = "TIME", default_value = "24h", value_parser = leaf_lifetime)]
+    pub leaf_lifetime: Duration,
+
+    /// Believe the service account tokens of this issuer, as the claim iss names it
+    #[arg(long, env = "PILLION_TOKEN_ISSUER", value_name = "URL", requires = "token_jwks")]
+    pub token_issuer: Option<String>,
+
+    /// The public keys of --token-issuer, a JSON Web Key Set; read again when it changes
+    #[arg(long, env = "PILLION_TOKEN_JWKS", value_name = "FILE", requires = "token_issuer")]
+    pub token_jwks: Option<PathBuf>,
 
     /// Where /live, /ready, /metrics, /status and /config_dump are
     #[arg(long, env = "PILLION_ADMIN_ADDR", value_name = "ADDR", default_value = "127.0.0.1:15014")]
@@ -69,7 +103,41 @@ impl FromStr for Source {
     }
 }
 
+/// A time as in `24h`, `1h30m` or `90d`.
+pub fn lifetime(text: &str) -> Result<Duration, String> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
+    match days.and_then(|days| days.checked_mul(24 * 3600)) {
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => duration(text),
+    }
+}
+
+/// Shorter ones are renewed all the time, longer ones Istio does not give either.
+fn leaf_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = lifetime(text)?;
+    let allowed = Duration::from_secs(60)..=Duration::from_secs(90 * 24 * 3600);
+    if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("give a time from 1m to 90d".to_owned()) }
+}
+
 impl Config {
+    /// Whether this control plane is a certificate authority.
+    pub(crate) fn has_authority(&self) -> bool {
+        self.state_dir.is_some() || self.ca_cert.is_some()
+    }
+
+    /// Where plain text is served, if anywhere. An error says what would have to be allowed.
+    pub(crate) fn plaintext(&self) -> Result<Option<SocketAddr>, String> {
+        let default = (!self.has_authority()).then_some(SocketAddr::from(([127, 0, 0, 1], 15010)));
+        let addr = self.xds_addr.or(default);
+        match addr {
+            Some(addr) if !addr.ip().is_loopback() && !self.allow_plaintext_xds => Err(format!(
+                "--xds-addr {addr} is in plain text where others can reach it: use --xds-tls-addr with --state-dir, \
+                 or give --allow-plaintext-xds"
+            )),
+            addr => Ok(addr),
+        }
+    }
+
     /// The settings that go to every proxy.
     pub(crate) fn mesh(&self) -> MeshConfig {
         MeshConfig {

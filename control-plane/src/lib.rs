@@ -3,7 +3,9 @@
 mod admin;
 mod api;
 mod app;
+mod ca;
 mod check;
+mod clock;
 mod compile;
 mod config;
 mod crds;
@@ -16,15 +18,17 @@ mod problem;
 mod serve;
 mod source;
 mod task;
+mod token;
 mod validate;
 mod yaml;
 
 pub use app::run;
 pub use check::{Checked, check_files};
-pub use config::{Config, Outbound, Source};
+pub use config::{Config, Outbound, Source, lifetime};
 pub use crds::crds;
 pub use problem::{Problem, Severity};
 pub use serve::{
-    BreakerState, EndpointState, ProxyStatus, Refusal, StatusReport, Unhealthy, UnhealthyBreaker,
-    UnhealthyEndpoint,
+    AuthorityStatus, BreakerState, CertificateStatus, EndpointState, ProxyStatus, Refusal, Role,
+    StatusReport, Unhealthy, UnhealthyBreaker, UnhealthyEndpoint,
 };
+pub use token::create_token;

@@ -1,6 +1,6 @@
 //! What the control plane counts, in Prometheus' text form.
 
-use std::{collections::BTreeMap, fmt::Error, sync::Arc};
+use std::{collections::BTreeMap, fmt::Error, sync::Arc, time::SystemTime};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -9,6 +9,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    clock::unix_seconds,
     object::Kind,
     problem::{Problem, Severity},
 };
@@ -30,6 +31,21 @@ pub(crate) struct Metrics {
     open_breakers: Gauge,
     ejected_endpoints: Gauge,
     unreachable_endpoints: Gauge,
+    issued: Counter,
+    not_issued: Family<OfReason, Counter>,
+    unauthenticated: Family<OfReason, Counter>,
+    expiry: Family<OfCertificate, Gauge>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCertificate {
+    kind: String,
+    fingerprint: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +83,10 @@ impl Metrics {
             open_breakers: Gauge::default(),
             ejected_endpoints: Gauge::default(),
             unreachable_endpoints: Gauge::default(),
+            issued: Counter::default(),
+            not_issued: Family::default(),
+            unauthenticated: Family::default(),
+            expiry: Family::default(),
         };
         let mut registry = Registry::default();
         registry.register("pillion_objects", "Objects in force", metrics.objects.clone());
@@ -99,8 +119,52 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
+        metrics.register_authority(&mut registry);
         metrics.registry = Arc::new(registry);
         metrics
+    }
+
+    fn register_authority(&self, registry: &mut Registry) {
+        registry.register("pillion_certificates_issued", "Certificates signed", self.issued.clone());
+        registry.register(
+            "pillion_certificates_refused",
+            "Certificates that were asked for and not signed",
+            self.not_issued.clone(),
+        );
+        registry.register(
+            "pillion_callers_unauthenticated",
+            "Calls of those who have not proved who they are",
+            self.unauthenticated.clone(),
+        );
+        registry.register(
+            "pillion_certificate_expiry_timestamp_seconds",
+            "When a certificate of the control plane expires, in seconds since 1970",
+            self.expiry.clone(),
+        );
+    }
+
+    /// Counts a certificate.
+    pub(crate) fn issued(&self) {
+        self.issued.inc();
+    }
+
+    /// Counts a certificate that somebody did not get.
+    pub(crate) fn not_issued(&self, reason: &'static str) {
+        self.not_issued.get_or_create(&OfReason { reason }).inc();
+    }
+
+    /// Counts a caller who has not proved who it is.
+    pub(crate) fn unauthenticated(&self, reason: &'static str) {
+        self.unauthenticated.get_or_create(&OfReason { reason }).inc();
+    }
+
+    /// Notes kind, fingerprint and end of every certificate the control plane has; others are forgotten.
+    pub(crate) fn certificates(&self, all: impl Iterator<Item = (String, String, SystemTime)>) {
+        self.expiry.clear();
+        for (kind, fingerprint, not_after) in all {
+            let seconds = i64::try_from(unix_seconds(not_after)).unwrap_or(i64::MAX);
+            self.expiry.get_or_create(&OfCertificate { kind, fingerprint }).set(seconds);
+        }
     }
 
     /// Notes what is in force and what is wrong with it.

@@ -40,7 +40,8 @@ impl<'de> Deserialize<'de> for ApiDuration {
     }
 }
 
-fn parse(text: &str) -> Result<Duration, String> {
+/// Reads a duration. An error says how to write one.
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let malformed = || format!("{text:?} is not a duration, write for example 1.5s, 250ms or 1m30s");
     if text.starts_with('-') {
         return Err(format!("{text:?} is negative"));

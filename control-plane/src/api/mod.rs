@@ -51,7 +51,7 @@ macro_rules! comment {
 mod de;
 mod describe;
 mod destination_rule;
-mod duration;
+pub(crate) mod duration;
 mod kubernetes;
 mod meta;
 mod resilience_policy;

@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration as Lifetime,
 };
 
 use anyhow::{Context, Result, bail};
@@ -12,8 +13,8 @@ use http::{Request, Uri, header::HOST};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use pillion_control_plane::{StatusReport, check_files, crds};
-use pillion_policy::name::Hostname;
+use pillion_control_plane::{StatusReport, check_files, crds, create_token, lifetime};
+use pillion_policy::name::{Hostname, Label};
 use tokio::{
     net::TcpStream,
     time::{Duration, timeout},
@@ -53,10 +54,35 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make tokens by which workloads prove who they are before they have a certificate
+    #[command(subcommand)]
+    Token(Token),
     /// Show, as JSON, what proxies have subscribed to
     Config {
         #[command(flatten)]
         from: From,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Token {
+    /// Print a token for a service account, signed by the key in the state directory of the control plane
+    Create {
+        /// The namespace of the service account
+        #[arg(long, value_name = "NS")]
+        namespace: Label,
+
+        /// The service account
+        #[arg(long, value_name = "SA")]
+        service_account: Label,
+
+        /// What the control plane has as its --state-dir
+        #[arg(long, env = "PILLION_STATE_DIR", value_name = "DIR")]
+        state_dir: PathBuf,
+
+        /// For how long the token is good
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
+        ttl: Lifetime,
     },
 }
 
@@ -77,6 +103,9 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Validate { files, cluster_domain } => validate(&files, &cluster_domain),
         Command::Crds => crds().context("cannot write YAML").and_then(print),
+        Command::Token(Token::Create { namespace, service_account, state_dir, ttl }) => {
+            create_token(&state_dir, &namespace, &service_account, ttl).and_then(|token| print(token + "\n"))
+        }
         Command::Status { from, json } => status(&from.control_plane_admin, json),
         Command::Config { from } => fetch(&from.control_plane_admin, "/config_dump").and_then(print),
     };

@@ -4,7 +4,9 @@ use super::*;
 fn flags_have_the_documented_defaults() {
     let config = Config::try_parse_from(["x", "--source", "dir:/policy"]).unwrap();
     assert_eq!(config.source, Source::Directory("/policy".into()));
-    assert_eq!(config.xds_addr, "127.0.0.1:15010".parse().unwrap());
+    assert_eq!(config.plaintext(), Ok(Some("127.0.0.1:15010".parse().unwrap())));
+    assert_eq!(config.xds_tls_addr, "127.0.0.1:15012".parse().unwrap());
+    assert_eq!(config.leaf_lifetime, Duration::from_secs(24 * 3600));
     assert_eq!(config.admin_addr, "127.0.0.1:15014".parse().unwrap());
     assert_eq!(config.cluster_domain.as_str(), "cluster.local");
 }
@@ -13,4 +15,44 @@ fn flags_have_the_documented_defaults() {
 fn a_wrong_source_says_what_is_right() {
     let error = Config::try_parse_from(["x", "--source", "/policy"]).unwrap_err().to_string();
     assert!(error.contains("write dir:PATH"), "{error}");
+}
+
+fn parse(args: &[&str]) -> Result<Config, clap::Error> {
+    Config::try_parse_from(["x", "--source", "dir:/policy"].iter().chain(args))
+}
+
+#[test]
+fn plain_text_is_for_loopback_unless_allowed_and_for_nobody_beside_an_authority() {
+    let plaintext = |args: &[&str]| parse(args).unwrap().plaintext();
+    assert_eq!(plaintext(&["--state-dir", "/state"]), Ok(None));
+    assert_eq!(plaintext(&["--ca-cert", "/c", "--ca-key", "/k"]), Ok(None));
+    let local = "127.0.0.1:1".parse().unwrap();
+    assert_eq!(plaintext(&["--state-dir", "/state", "--xds-addr", "127.0.0.1:1"]), Ok(Some(local)));
+    for addr in ["0.0.0.0:1", "10.0.0.1:1", "[::]:1"] {
+        let refused = plaintext(&["--xds-addr", addr]).unwrap_err();
+        assert!(refused.contains("--allow-plaintext-xds"), "{refused}");
+        assert!(plaintext(&["--xds-addr", addr, "--allow-plaintext-xds"]).is_ok());
+    }
+    assert!(plaintext(&["--xds-addr", "[::1]:1"]).is_ok());
+}
+
+#[test]
+fn flags_that_need_each_other_come_together() {
+    for args in [["--ca-cert", "/c"], ["--ca-key", "/k"], ["--token-issuer", "u"], ["--token-jwks", "/j"]] {
+        assert!(parse(&args).is_err(), "{args:?}");
+    }
+    assert!(parse(&["--token-issuer", "https://kubernetes", "--token-jwks", "/j"]).is_ok());
+}
+
+#[test]
+fn certificates_live_from_a_minute_to_ninety_days() {
+    for (text, seconds) in
+        [("1m", Some(60)), ("90d", Some(90 * 86_400)), ("1h30m", Some(5400)), ("59s", None)]
+    {
+        let parsed = parse(&["--leaf-lifetime", text]).ok().map(|config| config.leaf_lifetime.as_secs());
+        assert_eq!(parsed, seconds, "{text}");
+    }
+    for text in ["91d", "2161h", "0d", "d", "x", "10", "-1h", "99999999999999999999d"] {
+        assert!(parse(&["--leaf-lifetime", text]).is_err(), "{text}");
+    }
 }

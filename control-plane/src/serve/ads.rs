@@ -1,12 +1,10 @@
 //! The services for proxies: carry messages between streams and the state, and reports to it.
 
-use std::{
-    net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
+use pillion_policy::identity::Identity;
 use pillion_xds::{
+    ca::istio_certificate_service_server::IstioCertificateServiceServer,
     discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse,
         aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
@@ -20,10 +18,13 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
+    transport::{
+        Server,
+        server::{Router, TcpIncoming},
+    },
 };
 
-use super::{Command, Hub};
+use super::{Command, Desk, Hub, Stream, callers::Callers, signing::Signing, tls};
 use crate::task;
 
 /// Room for one unanswered response of each kind and the reason for a close.
@@ -34,32 +35,51 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 /// Largest report in bytes: what is listed at most, with long names.
 const MAX_REPORT: usize = 1 << 20;
 
+/// Largest request for a certificate, in bytes.
+const MAX_SIGNING_REQUEST: usize = 64 << 10;
+
 struct Ads {
     hub: Hub,
-    next: AtomicU64,
+    /// Finds out who calls; in plain text nobody can know.
+    callers: Option<Callers>,
 }
 
 struct Gatherer {
     hub: Hub,
 }
 
-/// Serves proxies until `stop`.
+/// Serves proxies in plain text until `stop`.
 pub(crate) async fn serve(
     listener: TcpListener,
     hub: Hub,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let reports = ReportsServer::new(Gatherer { hub: hub.clone() }).max_decoding_message_size(MAX_REPORT);
-    let discovery = AggregatedDiscoveryServiceServer::new(Ads { hub, next: AtomicU64::new(0) });
     // Small messages must not wait for company.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    services(hub, None).serve_with_incoming_shutdown(incoming, stop).await
+}
+
+/// Serves proxies that have an identity, and those that want one, over TLS until `stop`.
+pub(crate) async fn serve_secured(
+    listener: TcpListener,
+    hub: Hub,
+    desk: Desk,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let Desk { current, callers, orders } = desk;
+    let signing = IstioCertificateServiceServer::new(Signing { callers: callers.clone(), orders })
+        .max_decoding_message_size(MAX_SIGNING_REQUEST);
+    let incoming = tls::incoming(listener, current);
+    services(hub, Some(callers)).add_service(signing).serve_with_incoming_shutdown(incoming, stop).await
+}
+
+fn services(hub: Hub, callers: Option<Callers>) -> Router {
+    let reports = ReportsServer::new(Gatherer { hub: hub.clone() }).max_decoding_message_size(MAX_REPORT);
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_service(discovery)
+        .add_service(AggregatedDiscoveryServiceServer::new(Ads { hub, callers }))
         .add_service(reports)
-        .serve_with_incoming_shutdown(incoming, stop)
-        .await
 }
 
 #[tonic::async_trait]
@@ -70,11 +90,13 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let identity = self.callers.as_ref().map(|callers| callers.identify(&request)).transpose()?;
+        let id = self.hub.number();
         let (responses, outgoing) = mpsc::channel(RESPONSES);
         let peer = request.remote_addr();
-        self.hub.send(Command::Open(id, peer, responses)).await.map_err(stopping)?;
-        task::spawn("proxy stream", carry(request.into_inner(), self.hub.clone(), id, peer));
+        let caller = caller(peer, identity.as_ref());
+        self.hub.send(Command::Open(Stream { id, peer, identity, responses })).await.map_err(stopping)?;
+        task::spawn("proxy stream", carry(request.into_inner(), self.hub.clone(), id, caller));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
@@ -95,9 +117,14 @@ fn stopping(_: anyhow::Error) -> Status {
     Status::unavailable("the control plane is stopping")
 }
 
-/// Hands the messages of a proxy on until its stream ends.
-async fn carry(mut incoming: Streaming<DeltaDiscoveryRequest>, hub: Hub, id: u64, peer: Option<SocketAddr>) {
+/// Where a stream comes from and whose it is, for the log.
+fn caller(peer: Option<SocketAddr>, identity: Option<&Identity>) -> String {
     let peer = peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+    identity.map_or_else(|| peer.clone(), |identity| format!("{peer} {identity}"))
+}
+
+/// Hands the messages of a proxy on until its stream ends.
+async fn carry(mut incoming: Streaming<DeltaDiscoveryRequest>, hub: Hub, id: u64, peer: String) {
     tracing::info!(peer, "a proxy has connected");
     let reason = loop {
         match incoming.message().await {

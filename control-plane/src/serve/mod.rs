@@ -5,13 +5,26 @@
 //! one consistent state. What proxies report of destinations in trouble is kept there, too (`reports`).
 
 mod ads;
+mod callers;
+mod issuer;
 mod reports;
+mod scope;
+mod signing;
 mod state;
 mod status;
+mod tls;
 
-use std::{future::pending, net::SocketAddr};
+use std::{
+    future::pending,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::{Context, Result};
+use pillion_policy::identity::Identity;
 use pillion_xds::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     report::HealthReport,
@@ -23,10 +36,15 @@ use tokio::{
 use tonic::Status;
 
 pub use self::status::{
-    BreakerState, EndpointState, ProxyStatus, Refusal, StatusReport, Unhealthy, UnhealthyBreaker,
-    UnhealthyEndpoint,
+    AuthorityStatus, BreakerState, CertificateStatus, EndpointState, ProxyStatus, Refusal, Role,
+    StatusReport, Unhealthy, UnhealthyBreaker, UnhealthyEndpoint,
 };
-pub(crate) use self::{ads::serve, state::State};
+pub(crate) use self::{
+    ads::{serve, serve_secured},
+    issuer::{Desk, Issuer},
+    state::State,
+    status::Facts,
+};
 use crate::source::Update;
 
 /// How many commands may wait. A stream that finds the queue full waits itself.
@@ -35,34 +53,58 @@ const QUEUE: usize = 1024;
 /// What the state is told and asked.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A proxy has connected from there; its responses go here.
-    Open(u64, Option<SocketAddr>, mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>),
+    /// A proxy has opened a stream.
+    Open(Stream),
     /// A proxy has sent a message.
     Receive(u64, Box<DeltaDiscoveryRequest>),
     /// A proxy is gone.
     Close(u64),
     /// The proxy connected from there has reported destinations in trouble; is there such a proxy?
     Unhealthy(SocketAddr, HealthReport, oneshot::Sender<bool>),
+    /// The authority is this now.
+    Authority(Box<Facts>),
     /// What is there to be said about objects and proxies?
     Report(oneshot::Sender<StatusReport>),
     /// What is every resource in demand?
     Dump(oneshot::Sender<serde_json::Value>),
 }
 
+/// A stream that a proxy has opened.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// No other stream has this number.
+    pub(crate) id: u64,
+    /// Where it comes from.
+    pub(crate) peer: Option<SocketAddr>,
+    /// What the proxy has proved to be; nothing in plain text, where nobody can prove anything.
+    pub(crate) identity: Option<Identity>,
+    /// Where its responses go.
+    pub(crate) responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
 /// The way to the state.
 #[derive(Debug, Clone)]
-pub(crate) struct Hub(mpsc::Sender<Command>);
+pub(crate) struct Hub {
+    commands: mpsc::Sender<Command>,
+    /// The number of the next stream.
+    next: Arc<AtomicU64>,
+}
 
 impl Hub {
     /// A hub and the end at which its commands come out.
     pub(crate) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(QUEUE);
-        (Self(commands), queue)
+        (Self { commands, next: Arc::default() }, queue)
     }
 
     /// Hands a command over; an error means that the control plane is stopping.
     pub(crate) async fn send(&self, command: Command) -> Result<()> {
-        self.0.send(command).await.context("the control plane is stopping")
+        self.commands.send(command).await.context("the control plane is stopping")
+    }
+
+    /// A number that no other stream has.
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Asks for something.
@@ -104,3 +146,6 @@ async fn at(time: Option<Instant>) {
         None => pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

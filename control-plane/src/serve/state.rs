@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use pillion_policy::{ResourceKind, mesh::MeshConfig, name::WorkloadName};
+use pillion_policy::{ResourceKind, identity::Identity, mesh::MeshConfig, name::WorkloadName};
 use pillion_xds::{
     Encoded,
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
@@ -23,12 +23,13 @@ use tokio::{sync::mpsc, time::Instant};
 use tonic::Status;
 
 use super::{
-    Command,
+    Command, Stream,
     reports::Reports,
-    status::{ProxyStatus, Refusal, StatusReport},
+    scope,
+    status::{Facts, ProxyStatus, Refusal, StatusReport},
 };
 use crate::{
-    compile,
+    clock, compile,
     index::Index,
     metrics::Metrics,
     problem::{self, Problem, Severity},
@@ -50,6 +51,7 @@ const MAX_REFUSALS: usize = 16;
 pub(crate) struct State {
     index: Index,
     mesh: Arc<MeshConfig>,
+    authority: Option<Facts>,
     metrics: Metrics,
     /// What the source complains about.
     complaints: Vec<Problem>,
@@ -77,6 +79,7 @@ struct Demanded {
 struct Proxy {
     session: server::Session,
     peer: Option<SocketAddr>,
+    identity: Option<Identity>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     since: Instant,
     /// Nonces of responses it has not answered.
@@ -90,7 +93,26 @@ impl Proxy {
         self.session.node().map(|node| node.workload.clone())
     }
 
-    /// The same, where it matters for the answer.
+    /// Whether its identity may speak for its workload. An error says what is in the way.
+    fn may_speak(&self, index: &Index) -> Result<(), String> {
+        match (&self.identity, self.session.node()) {
+            (Some(identity), Some(node)) => scope::may_speak_for(index, identity, &node.workload),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it may read these resources. An error says which it may not.
+    fn may_read(&self, kind: Option<ResourceKind>, names: &[String]) -> Result<(), String> {
+        let (Some(_), Some(node), Some(kind)) = (&self.identity, self.session.node(), kind) else {
+            return Ok(());
+        };
+        match names.iter().find(|name| !scope::may_read(&node.workload, kind, name)) {
+            Some(name) => Err(format!("{kind} {name} is not for workload {}", node.workload)),
+            None => Ok(()),
+        }
+    }
+
+    /// Its workload, where that matters for the answer.
     fn asking(&self, kind: ResourceKind) -> Option<WorkloadName> {
         self.client().filter(|_| depends_on_client(kind))
     }
@@ -101,6 +123,7 @@ impl State {
         Self {
             index,
             mesh,
+            authority: None,
             metrics,
             complaints: Vec::new(),
             due: None,
@@ -118,6 +141,7 @@ impl State {
             self.index.apply(event);
         }
         if changed {
+            self.check_scopes();
             self.recompile();
         }
         self.metrics.updates.inc();
@@ -188,13 +212,14 @@ impl State {
     /// Obeys a command or answers a question.
     pub(crate) fn handle(&mut self, command: Command) {
         match command {
-            Command::Open(id, peer, responses) => {
+            Command::Open(Stream { id, peer, identity, responses }) => {
                 if let Some(peer) = peer {
                     self.reports.open(peer);
                 }
                 let proxy = Proxy {
                     session: server::Session::new(),
                     peer,
+                    identity,
                     responses,
                     since: Instant::now(),
                     unanswered: BTreeMap::new(),
@@ -209,6 +234,7 @@ impl State {
                 self.metrics.reported(self.reports.totals());
                 let _ = answer.send(is_known);
             }
+            Command::Authority(facts) => self.set_authority(*facts),
             // Who asked may have gone meanwhile.
             Command::Report(answer) => drop(answer.send(self.report())),
             Command::Dump(answer) => drop(answer.send(self.dump())),
@@ -247,10 +273,44 @@ impl State {
             drop(proxy.responses.try_send(Err(Status::resource_exhausted(reason))));
             return self.close(id);
         }
+        if let Err(reason) = proxy.may_speak(&self.index).and_then(|()| proxy.may_read(kind, &subscribed)) {
+            return self.deny(id, &reason);
+        }
         if let Some(kind) = kind {
             self.demand(id, kind, subscribed, unsubscribed);
         }
         self.respond(id);
+    }
+
+    /// Ends the streams of proxies whose workloads have turned out to be somebody else's.
+    fn check_scopes(&mut self) {
+        let denied = |(id, proxy): (&u64, &Proxy)| proxy.may_speak(&self.index).err().map(|why| (*id, why));
+        let denied: Vec<(u64, String)> = self.proxies.iter().filter_map(denied).collect();
+        for (id, reason) in denied {
+            self.deny(id, &reason);
+        }
+    }
+
+    /// Ends the stream of a proxy that wants what is not its own.
+    fn deny(&mut self, id: u64, reason: &str) {
+        if let Some(proxy) = self.proxies.get(&id) {
+            tracing::warn!(
+                peer = proxy.peer.map(|peer| peer.to_string()),
+                error = reason,
+                "closing the stream of a proxy that may not have what it asks for"
+            );
+            drop(proxy.responses.try_send(Err(Status::permission_denied(reason))));
+        }
+        self.close(id);
+    }
+
+    /// Takes in what the authority is now, and tells proxies whom to believe.
+    pub(crate) fn set_authority(&mut self, facts: Facts) {
+        if self.mesh.trust.as_ref() != Some(&facts.trust) {
+            self.mesh = Arc::new(MeshConfig { trust: Some(facts.trust.clone()), ..(*self.mesh).clone() });
+            self.recompile();
+        }
+        self.authority = Some(facts);
     }
 
     fn demand(&mut self, id: u64, kind: ResourceKind, subscribed: Vec<String>, unsubscribed: Vec<String>) {
@@ -332,6 +392,7 @@ impl State {
             });
             Some(ProxyStatus {
                 workload: node.workload.to_string(),
+                identity: proxy.identity.as_ref().map(ToString::to_string),
                 metadata: node.metadata.clone(),
                 connected_seconds: proxy.since.elapsed().as_secs(),
                 in_sync: proxy.unanswered.is_empty(),
@@ -352,6 +413,7 @@ impl State {
         StatusReport {
             objects,
             problems: self.problems.clone(),
+            authority: self.authority.as_ref().map(|authority| authority.status(clock::now())),
             proxies: proxies.collect(),
             unhealthy: unhealthy.collect(),
         }

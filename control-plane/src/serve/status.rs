@@ -1,5 +1,6 @@
 //! What `/status` says, and `pillion status` prints.
 
+mod authority;
 mod unhealthy;
 
 use std::{collections::BTreeMap, fmt};
@@ -7,6 +8,8 @@ use std::{collections::BTreeMap, fmt};
 use pillion_policy::ResourceKind;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::authority::Facts;
+pub use self::authority::{AuthorityStatus, CertificateStatus, Role};
 pub use self::unhealthy::{BreakerState, EndpointState, Unhealthy, UnhealthyBreaker, UnhealthyEndpoint};
 use crate::problem::Problem;
 
@@ -17,6 +20,9 @@ pub struct StatusReport {
     pub objects: BTreeMap<String, usize>,
     /// Everything there is to complain about.
     pub problems: Vec<Problem>,
+    /// The certificate authority, where there is one.
+    #[serde(default)]
+    pub authority: Option<AuthorityStatus>,
     /// Every connected proxy.
     pub proxies: Vec<ProxyStatus>,
     /// What proxies report of destinations in trouble; those that report none are left out.
@@ -28,6 +34,9 @@ pub struct StatusReport {
 pub struct ProxyStatus {
     /// `namespace/name` of its workload.
     pub workload: String,
+    /// What it has proved to be; nothing when it is connected in plain text.
+    #[serde(default)]
+    pub identity: Option<String>,
     /// What else it says of itself.
     pub metadata: BTreeMap<String, String>,
     /// For how long its present stream has been open.
@@ -63,6 +72,9 @@ impl fmt::Display for StatusReport {
         writeln!(f, "problems: {}", self.problems.len())?;
         for problem in &self.problems {
             writeln!(f, "  {problem}")?;
+        }
+        if let Some(authority) = &self.authority {
+            write!(f, "{authority}")?;
         }
         writeln!(f, "proxies: {}", self.proxies.len())?;
         for proxy in &self.proxies {

@@ -44,9 +44,13 @@ impl Mesh {
     }
 
     fn connect(&mut self, workload: &str) -> usize {
+        self.connect_as(workload, None)
+    }
+
+    fn connect_as(&mut self, workload: &str, identity: Option<Identity>) -> usize {
         let id = self.proxies.len() as u64;
         let (sender, responses) = mpsc::channel(8);
-        self.state.handle(Command::Open(id, Some(peer(id)), sender));
+        self.state.handle(Command::Open(Stream { id, peer: Some(peer(id)), identity, responses: sender }));
         let mut session = client::Session::new(Node::new(workload.parse().unwrap()));
         session.connected();
         self.proxies.push(TestProxy {
@@ -207,7 +211,12 @@ fn a_proxy_that_comes_back_gets_only_what_differs() {
     mesh.received(proxy);
     mesh.save("x.yaml", &(service("a", 80) + &service("b", 80).replace("port: 80", "name: http, port: 80")));
     let (sender, responses) = mpsc::channel(8);
-    mesh.state.handle(Command::Open(9, Some(peer(9)), sender));
+    mesh.state.handle(Command::Open(Stream {
+        id: 9,
+        peer: Some(peer(9)),
+        identity: None,
+        responses: sender,
+    }));
     mesh.proxies[proxy].id = 9;
     mesh.proxies[proxy].responses = responses;
     mesh.proxies[proxy].session.connected();
@@ -219,7 +228,7 @@ fn a_proxy_that_comes_back_gets_only_what_differs() {
 fn a_breach_of_the_protocol_closes_the_stream() {
     let mut mesh = Mesh::new("");
     let (sender, mut responses) = mpsc::channel(8);
-    mesh.state.handle(Command::Open(7, None, sender));
+    mesh.state.handle(Command::Open(Stream { id: 7, peer: None, identity: None, responses: sender }));
     mesh.state.handle(Command::Receive(7, Box::default()));
     assert_eq!(responses.try_recv().unwrap().unwrap_err().code(), tonic::Code::InvalidArgument);
     assert!(mesh.state.proxies.is_empty());
@@ -324,4 +333,89 @@ fn changes_are_checked_when_somebody_asks_or_time_has_passed() {
     mesh.save("y.yaml", "");
     mesh.state.check();
     assert_eq!((mesh.state.due(), mesh.state.problems.len()), (None, 1));
+}
+
+const PODS: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: api-1, namespace: default, labels: {app: api}}\n\
+                    spec: {serviceAccountName: api-account}\n";
+
+fn identity(namespace: &str, account: &str) -> Option<Identity> {
+    Some(format!("spiffe://cluster.local/ns/{namespace}/sa/{account}").parse().unwrap())
+}
+
+/// What a proxy with an identity is told when it asks; nothing when it gets what it wants.
+fn told(
+    mesh: &mut Mesh,
+    who: Option<Identity>,
+    workload: &str,
+    kind: ResourceKind,
+    name: &str,
+) -> Option<String> {
+    let id = 1000 + mesh.proxies.len() as u64;
+    let (sender, mut responses) = mpsc::channel(8);
+    mesh.state.handle(Command::Open(Stream { id, peer: None, identity: who, responses: sender }));
+    let mut session = client::Session::new(Node::new(workload.parse().unwrap()));
+    session.subscribe(kind, name);
+    session.connected();
+    for request in session.requests() {
+        mesh.state.handle(Command::Receive(id, Box::new(request)));
+    }
+    let mut told = None;
+    while let Ok(response) = responses.try_recv() {
+        told = told.or(response.err());
+    }
+    mesh.state.handle(Command::Close(id));
+    told.map(|status| format!("{:?}: {}", status.code(), status.message()))
+}
+
+#[test]
+fn a_proxy_reads_what_its_identity_may_see() {
+    let mut mesh = Mesh::new(&(service("a", 80) + "---\n" + PODS));
+    let api = || identity("default", "api-account");
+    for (who, workload, kind, name, denied) in [
+        (api(), "default/api-1", ResourceKind::Service, "default/a:80", None),
+        (api(), "default/api-1", ResourceKind::Workload, "default/api-1", None),
+        (api(), "default/api-1", ResourceKind::Endpoints, "a.other.svc.cluster.local:80", None),
+        // It may be starting.
+        (api(), "default/unknown", ResourceKind::Service, "default/a:80", None),
+        (api(), "default/api-1", ResourceKind::Service, "other/a:80", Some("is not for workload")),
+        (api(), "default/api-1", ResourceKind::Workload, "default/other", Some("is not for workload")),
+        (api(), "default/api-1", ResourceKind::Workload, "other/api-1", Some("is not for workload")),
+        (api(), "other/api-1", ResourceKind::Service, "other/a:80", Some("is not in the namespace")),
+        (identity("default", "x"), "default/api-1", ResourceKind::Mesh, "mesh", Some("does not run as")),
+        (
+            identity("other", "api-account"),
+            "default/api-1",
+            ResourceKind::Mesh,
+            "mesh",
+            Some("not in the name"),
+        ),
+        // In plain text nobody can prove anything, and it is for loopback.
+        (None, "default/api-1", ResourceKind::Workload, "default/other", None),
+    ] {
+        let told = told(&mut mesh, who.clone(), workload, kind, name);
+        match (denied, &told) {
+            (Some(reason), Some(told)) => {
+                assert!(told.starts_with("PermissionDenied") && told.contains(reason), "{told}");
+            }
+            (denied, told) => assert_eq!(denied, told.as_deref(), "{who:?} {workload} {kind} {name}"),
+        }
+        assert!(mesh.state.proxies.is_empty());
+        assert!(mesh.state.demand.values().all(FxHashMap::is_empty));
+    }
+}
+
+#[test]
+fn a_stream_ends_when_its_workload_turns_out_to_be_anothers() {
+    let mut mesh = Mesh::new("");
+    let mine = mesh.connect_as("default/api-1", identity("default", "api-account"));
+    let other = mesh.connect_as("default/api-1", identity("default", "other"));
+    assert_eq!(
+        mesh.state.report().proxies[mine].identity.as_deref(),
+        Some("spiffe://cluster.local/ns/default/sa/api-account")
+    );
+    mesh.files.put("pods.yaml", PODS);
+    mesh.state.update(mesh.files.update().unwrap());
+    assert_eq!(mesh.state.proxies.keys().collect::<Vec<_>>(), [&mesh.proxies[mine].id]);
+    let closed = mesh.proxies[other].responses.try_recv().unwrap().unwrap_err();
+    assert_eq!(closed.code(), tonic::Code::PermissionDenied);
 }

@@ -1,0 +1,159 @@
+//! Root and keys on disk.
+//!
+//! ```text
+//!   root.pem        every root that is to be believed: what a proxy is given as --root-file      0644
+//!   root-key.pem    key of the root that signs                                                    0600
+//!   token-key.pem   key by which tokens for workloads are signed, made on first use               0600
+//! ```
+//!
+//! A file appears whole or not at all: it is written beside, flushed to disk, and then given its name. A file that is
+//! missing beside another, or cannot be read, is an error and never made anew: whoever believes in a root would be cut
+//! off by a new one without notice.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context, Result, bail};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+
+use super::{authority::Authority, certificate::Certificate};
+
+const ROOTS: &str = "root.pem";
+const ROOT_KEY: &str = "root-key.pem";
+const TOKEN_KEY: &str = "token-key.pem";
+
+const PUBLIC: u32 = 0o644;
+const SECRET: u32 = 0o600;
+
+/// A directory that holds the state of an authority.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Opens the directory; makes one that nobody else may enter when there is none.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("cannot make the directory {}", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    /// The authority kept here; on first use, one with a new root.
+    pub(crate) fn authority(&self, now: SystemTime) -> Result<Authority> {
+        let (roots, key) = (self.0.join(ROOTS), self.0.join(ROOT_KEY));
+        match (exists(&roots)?, exists(&key)?) {
+            (false, false) => self.make_root(now)?,
+            (true, true) => {}
+            (true, false) => bail!("{} is there, but {} is not: {RESTORE}", roots.display(), key.display()),
+            (false, true) => bail!("{} is there, but {} is not: {RESTORE}", key.display(), roots.display()),
+        }
+        let key = read_key(&key, Access::Private)?;
+        let mut roots_read = read_certificates(&roots)?;
+        // Whose key it is signs; the others are there to be believed.
+        let Some(position) = roots_read.iter().position(|root| root.has_key(key.public_key_raw())) else {
+            bail!("{ROOT_KEY} is the key of no certificate in {}: {RESTORE}", roots.display());
+        };
+        roots_read.swap(0, position);
+        Authority::new(key, roots_read).with_context(|| format!("{}: {RESTORE}", roots.display()))
+    }
+
+    /// The key by which tokens are signed and verified; made on first use, by whoever comes first.
+    pub(crate) fn token_key(&self) -> Result<KeyPair> {
+        let path = self.0.join(TOKEN_KEY);
+        if !exists(&path)? {
+            self.create(TOKEN_KEY, &new_key()?.serialize_pem(), SECRET)?;
+        }
+        read_key(&path, Access::Private)
+    }
+
+    fn make_root(&self, now: SystemTime) -> Result<()> {
+        let key = new_key()?;
+        let root = Authority::root(&key, now).context("cannot make a root certificate")?;
+        if !self.create(ROOT_KEY, &key.serialize_pem(), SECRET)? {
+            bail!("another process is using {}: each control plane needs one of its own", self.0.display());
+        }
+        self.create(ROOTS, &root.pem(), PUBLIC)?;
+        tracing::info!(root = root.fingerprint(), dir = %self.0.display(), "made a root certificate");
+        Ok(())
+    }
+
+    /// Writes a file that is not there yet. When somebody else was faster, theirs stays, and the answer is no.
+    fn create(&self, name: &str, content: &str, mode: u32) -> Result<bool> {
+        let (beside, path) = (self.beside(name), self.0.join(name));
+        let result = write(&beside, content, mode).and_then(|()| match fs::hard_link(&beside, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            result => result.map(|()| true),
+        });
+        // Left behind it would do no harm: it is overwritten by the next one.
+        drop(fs::remove_file(&beside));
+        let created = result.and_then(|created| self.flush().map(|()| created));
+        created.with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn beside(&self, name: &str) -> PathBuf {
+        self.0.join(format!(".{name}.{}", std::process::id()))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+}
+
+const RESTORE: &str = "restore it, or empty the directory to begin with a new root";
+
+/// Who may read a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// We wrote it: others must not be able to read it.
+    Private,
+    /// Somebody else's, who decides about it. A mounted Secret can be read by everybody in the container.
+    Given,
+}
+
+/// An authority from files of somebody else's: the key, and its certificate with those up to the root.
+pub(crate) fn from_files(certificates: &Path, key: &Path) -> Result<Authority> {
+    let key = read_key(key, Access::Given)?;
+    Authority::new(key, read_certificates(certificates)?)
+        .with_context(|| format!("{} cannot be used", certificates.display()))
+}
+
+fn new_key() -> Result<KeyPair> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a key")
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().with_context(|| format!("cannot look at {}", path.display()))
+}
+
+/// Reads a private key. No error shows what was read.
+fn read_key(path: &Path, access: Access) -> Result<KeyPair> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
+    // Of the group's rights nothing is said: volumes are given to a group, keys and all.
+    if access == Access::Private && mode & 0o007 != 0 {
+        bail!("everybody can read {0}: say chmod 600 {0}", path.display());
+    }
+    KeyPair::from_pem(&text)
+        .ok()
+        .with_context(|| format!("{} holds no private key: {RESTORE}", path.display()))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<Certificate>> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Certificate::read_all(&text).with_context(|| format!("cannot use {}", path.display()))
+}
+
+fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    // One left behind may have been made with other rights, and the mode above is subject to the umask.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()
+}
