@@ -13,6 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Invalid, header};
 
+mod decide;
+mod index;
+#[cfg(test)]
+mod tests;
+
+pub use decide::{Asked, Authorization, Claims, Request, Subject, Token, Verdict};
+
 /// Most rules of one policy (Istio's limit).
 pub const MAX_RULES: usize = 512;
 
@@ -341,46 +348,5 @@ impl From<PathTemplate> for String {
             Segment::Rest => "/{**}".to_owned(),
         };
         template.0.iter().map(part).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_compared_as_they_are_written() {
-        for (written, yes, no) in [
-            ("a", "a", "ab"),
-            ("a*", "ab", "ba"),
-            ("*a", "ba", "ab"),
-            ("*", "x", ""),
-            ("/a/*", "/a/b/c", "/a"),
-        ] {
-            let text = TextMatch::new(written).unwrap();
-            assert!(text.matches(yes) && !text.matches(no), "{written}");
-            assert_eq!(text.text(), written);
-        }
-        for bad in ["", "a*b", "**", "*a*"] {
-            assert!(TextMatch::new(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn templates_match_by_segment() {
-        for (written, yes, no) in [
-            ("/users/{*}", "/users/7", "/users/7/x"),
-            ("/users/{*}/orders", "/users/7/orders", "/users//orders"),
-            ("/users/{**}", "/users/7/x/y", "/other"),
-            ("/users/{**}", "/users", "/user"),
-            ("/{*}/a/{**}", "/x/a/b/c", "/x/b/a"),
-        ] {
-            let pattern = PathPattern::new(written).unwrap();
-            assert!(pattern.matches(yes) && !pattern.matches(no), "{written}");
-            assert_eq!(pattern.text(), written);
-        }
-        for bad in ["{*}", "/{**}/a", "/a{*}", "/{x}", "/{*}*"] {
-            assert!(PathPattern::new(bad).is_err(), "{bad}");
-        }
     }
 }
