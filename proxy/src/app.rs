@@ -231,6 +231,7 @@ impl Shared {
             max_headers: self.settings.max_headers,
             pressure: Arc::clone(&self.pressure),
             wallet: Arc::clone(&self.wallet),
+            metrics: Arc::clone(&self.metrics),
         };
         let worker = Rc::new(Worker::new(
             Arc::clone(&self.views),

@@ -79,6 +79,14 @@ pub enum ProxyError {
         /// The limit in force.
         after: Duration,
     },
+    /// A connection was made, but could not be secured as it must be.
+    #[error("cannot secure the connection to {endpoint}: {refusal}")]
+    Handshake {
+        /// The endpoint tried.
+        endpoint: SocketAddr,
+        /// The cause.
+        refusal: Refusal,
+    },
     /// The connection ended before a response.
     #[error("{endpoint} closed the connection before it answered")]
     UpstreamClosed {
@@ -226,6 +234,8 @@ pub enum Flag {
     Di,
     /// Fault injected.
     Fi,
+    /// TLS: the connection could not be secured.
+    Tls,
 }
 
 /// Whose fault an error is.
@@ -260,7 +270,7 @@ impl std::fmt::Display for Limit {
 
 impl Flag {
     /// Every flag; the index of each is its number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::None,
         Self::Nr,
         Self::Nc,
@@ -281,6 +291,7 @@ impl Flag {
         Self::Rl,
         Self::Di,
         Self::Fi,
+        Self::Tls,
     ];
 
     /// The flag as it is printed; `-` for none.
@@ -306,6 +317,7 @@ impl Flag {
             Self::Rl => "RL",
             Self::Di => "DI",
             Self::Fi => "FI",
+            Self::Tls => "TLS",
         }
     }
 
@@ -347,6 +359,7 @@ impl ProxyError {
             | Self::BreakerOpen { .. }
             | Self::ConnectFailed { .. }
             | Self::ConnectTimeout { .. }
+            | Self::Handshake { .. }
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. }
             | Self::ClientClosed
@@ -379,6 +392,7 @@ impl ProxyError {
             | Self::Injected(AbortStatus::Http(_))
             | Self::ConnectFailed { .. }
             | Self::ConnectTimeout { .. }
+            | Self::Handshake { .. }
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. }
             | Self::Draining => UNAVAILABLE,
@@ -395,6 +409,7 @@ impl ProxyError {
             Self::NoHealthyEndpoint { .. } => Flag::Uh,
             Self::DiscoveryOverflow | Self::Overflow { .. } => Flag::Uo,
             Self::ConnectFailed { .. } | Self::ConnectTimeout { .. } => Flag::Uf,
+            Self::Handshake { .. } => Flag::Tls,
             Self::UpstreamClosed { .. } => Flag::Uc,
             Self::UpstreamReset { .. } => Flag::Ur,
             Self::UpstreamProtocol { .. } => Flag::Upe,
@@ -409,7 +424,13 @@ impl ProxyError {
 
     /// Whether it is certain that the application has not seen the request.
     pub fn is_unsent(&self) -> bool {
-        matches!(self, Self::ConnectFailed { .. } | Self::ConnectTimeout { .. } | Self::Draining)
+        matches!(
+            self,
+            Self::ConnectFailed { .. }
+                | Self::ConnectTimeout { .. }
+                | Self::Handshake { .. }
+                | Self::Draining
+        )
     }
 
     /// Whose fault it is.
@@ -429,9 +450,11 @@ impl ProxyError {
             | Self::RateLimited { .. }
             | Self::Injected(_)
             | Self::Draining => Fault::Local,
+            Self::Handshake { refusal, .. } if refusal.is_ours() => Fault::Local,
             Self::NoHealthyEndpoint { .. }
             | Self::ConnectFailed { .. }
             | Self::ConnectTimeout { .. }
+            | Self::Handshake { .. }
             | Self::UpstreamClosed { .. }
             | Self::UpstreamReset { .. }
             | Self::UpstreamProtocol { .. }

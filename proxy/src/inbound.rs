@@ -4,6 +4,8 @@
 //! connection was meant for, and the proxy connects to it from an address of its own (127.0.0.6, as Istio does) so
 //! that redirection rules do not turn the connection back.
 
+mod entry;
+
 use std::{
     cell::RefCell,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -21,19 +23,17 @@ use pillion_policy::{
 use rustc_hash::FxHashMap;
 use tokio::net::TcpStream;
 
+use self::entry::{Asked, Entered};
 use crate::{
     body::Body,
     http::{downstream::Downstream, exchange::Exchange, serve},
-    net::{
-        detect::{self, Protocol},
-        rewind::Io,
-        socket,
-    },
+    net::{detect::Protocol, socket},
     tcp,
     telemetry::{
         access_log::Direction,
         requests::{Labels, Reporter},
     },
+    tls::Alpn,
     upstream::Upstream,
     view::LiveWorkload,
     worker::Worker,
@@ -64,7 +64,7 @@ impl Inbound {
     }
 
     /// Serves a connection from outside.
-    pub async fn connection(self: Rc<Self>, mut stream: TcpStream, peer: SocketAddr) {
+    pub async fn connection(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let Ok(local) = stream.local_addr() else { return };
         let original = socket::original_dst(&stream);
         let Some(app) = original.or(self.app) else {
@@ -75,28 +75,27 @@ impl Inbound {
         let port = original.unwrap_or(local).port();
         let upstream = self.upstream(app, port, source);
         let declared = upstream.cluster().protocol;
-        let detected = match declared {
-            Declared::Tcp => None,
-            Declared::Auto | Declared::Http1 | Declared::Http2 => {
-                match detect::detect(&mut stream, detect::patience(original.is_some())).await {
-                    Ok(detected) => Some(detected),
-                    Err(error) => {
-                        return tracing::debug!(%peer, %error, "connection ended before it said anything");
-                    }
-                }
-            }
+        let is_redirected = original.is_some();
+        let asked = Asked { port, declared, is_redirected };
+        // In a box, so that an open connection does not keep what only its beginning needs.
+        let entered = match Box::pin(entry::enter(&self.worker, stream, asked)).await {
+            Ok(entered) => entered,
+            Err(refused) => return refused.report(&self.worker, peer, port),
         };
-        let (protocol, front) =
-            detected.map_or((Protocol::Opaque, bytes::Bytes::new()), |it| (it.protocol, it.bytes));
-        let io = Io::rewound(stream, front);
-        let is_http = matches!(protocol, Protocol::Http1 | Protocol::Http2);
-        if !is_http && (original.is_some() || declared == Declared::Tcp) {
+        let Entered { io, protocol, client } = entered;
+        if protocol == Protocol::Opaque && (is_redirected || declared == Declared::Tcp || client.is_some()) {
             let stats = self.worker.metrics.tcp_stats(&labels(&self.worker, None));
             return tcp::forward(io, app, source, &self.worker.drain, &stats).await;
         }
         let http2 = protocol == Protocol::Http2;
-        let downstream =
-            Rc::new(Downstream::new(&self.worker, Direction::Inbound, (peer, local, original), http2));
+        let mut downstream =
+            Downstream::new(&self.worker, Direction::Inbound, (peer, local, original), http2);
+        if let Some(client) = client {
+            downstream.carries = client.alpn == Some(Alpn::Mesh);
+            downstream.forwarded = Some(client.forwarded);
+            downstream.secured = Some(client.secured);
+        }
+        let downstream = Rc::new(downstream);
         let shared = Rc::clone(&downstream);
         let handle = move |request| handle(Rc::clone(&shared), port, Arc::clone(&upstream), request);
         serve::connection(io, http2, &downstream, handle).await;
@@ -145,6 +144,7 @@ async fn handle(
     app: Arc<Upstream>,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
+    downstream.receive(&mut request);
     // Asked anew for each request: a connection may outlive the limit it began under.
     let own = &downstream.worker.views.load().workload;
     let limiter = own.as_ref().and_then(|own| own.limiter(port)).cloned();

@@ -154,6 +154,7 @@ async fn proxied() -> TcpStream {
         max_headers: MAX_HEADERS,
         pressure: Arc::new([Notify::new()]),
         wallet: Arc::default(),
+        metrics: Arc::default(),
     };
     let worker = Worker::new(
         views,

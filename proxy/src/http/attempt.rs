@@ -15,18 +15,19 @@ use std::{
 
 use bytes::Bytes;
 use h2::SendStream;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use http_body::Body as _;
 use tokio::time::Instant;
 
 use super::{
     expect::{self, Interim},
+    head,
     replay::Outgoing,
     tries::Admission,
 };
 use crate::{
     body::Body,
-    error::ProxyError,
+    error::{ProxyError, Refusal},
     upstream::{
         Upstream,
         bulkhead::Place,
@@ -157,13 +158,18 @@ pub async fn send(
     now: Instant,
 ) -> Result<(Response<Body>, Line), Failed> {
     let endpoint = live.address();
+    let is_carried = worker.pools.is_to_sidecar(live) && !outgoing.changes_protocol();
+    let http2 = http2 || is_carried;
     let mut last = (ProxyError::UpstreamClosed { endpoint }, Progress::Unsent);
     for _ in 0..MAX_STALE {
         let lease = match worker.pools.checkout(upstream, live, http2, now).await {
             Ok(lease) => lease,
             Err(error) => return Err(Failed { error, progress: Progress::Unsent }),
         };
-        let Some(request) = outgoing.take() else { break };
+        let Some(mut request) = outgoing.take() else { break };
+        if let Err(error) = suit(&mut request, http2, is_carried, outgoing.interim()) {
+            return Err(Failed { error, progress: Progress::Unsent });
+        }
         let may_repeat = may_repeat(&request);
         let tried = match lease {
             Lease::H1(lease) => http1(lease, expect::hooked(request, outgoing.interim()), endpoint).await,
@@ -183,6 +189,26 @@ pub async fn send(
     }
     let (error, progress) = last;
     Err(Failed { error, progress })
+}
+
+/// Gives a request the version that this endpoint takes, which may differ from that of the one tried before.
+fn suit(
+    request: &mut Request<Body>,
+    http2: bool,
+    is_carried: bool,
+    interim: Option<&Interim>,
+) -> Result<(), ProxyError> {
+    match (request.version(), http2) {
+        (Version::HTTP_2, false) => head::restore(request),
+        (Version::HTTP_2, true) => Ok(()),
+        (_, _) if is_carried => {
+            if let Some(interim) = interim {
+                interim.release();
+            }
+            head::carry(request)
+        }
+        (_, _) => Ok(()),
+    }
 }
 
 type Tried = Result<(Response<Body>, Line), Broken>;
@@ -205,6 +231,9 @@ async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr)
             }
             let error = error.into_error();
             let explained = explain_h1(&error, endpoint);
+            if matches!(explained, ProxyError::Handshake { .. }) {
+                return Err(Broken::Failed(explained, Progress::Unprocessed));
+            }
             if is_reused && is_close(&error) {
                 // Its siblings have most likely been closed with it.
                 lease.close_idle();
@@ -330,9 +359,19 @@ fn is_close(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_canceled() || error.is_closed() || is_connection_loss(error)
 }
 
+fn io_error(error: &hyper::Error) -> Option<&std::io::Error> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref())
+}
+
+/// Whether the server has told us in TLS that it does not believe us. It does so before it looks at a request.
+fn is_refusal(error: &hyper::Error) -> bool {
+    let cause = io_error(error).and_then(|error| error.get_ref());
+    let cause = cause.and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    cause.is_some_and(|error| matches!(error, rustls::Error::AlertReceived(_)))
+}
+
 fn is_connection_loss(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.is_some_and(|io| {
+    io_error(error).is_some_and(|io| {
         use std::io::ErrorKind::{
             BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof,
         };
@@ -344,6 +383,9 @@ fn explain_h1(error: &hyper::Error, endpoint: SocketAddr) -> ProxyError {
     if error.is_user() {
         // The only thing of ours hyper can fail on is the request body: its sender broke off.
         return ProxyError::ClientClosed;
+    }
+    if is_refusal(error) {
+        return ProxyError::Handshake { endpoint, refusal: Refusal::ByPeer };
     }
     if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
         return ProxyError::UpstreamProtocol { endpoint, reason: error.to_string().into() };

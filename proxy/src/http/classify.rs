@@ -57,7 +57,12 @@ const UNCONNECTED: RetrySet = RESET.with(RetryOn::ConnectFailure).with(RetryOn::
 /// What an error of a try means; `None` when no repetition could help.
 pub fn failure(error: &ProxyError, progress: Progress) -> Option<Trouble> {
     let is = match (error, progress) {
-        (ProxyError::ConnectFailed { .. } | ProxyError::ConnectTimeout { .. }, _) => UNCONNECTED,
+        (
+            ProxyError::ConnectFailed { .. }
+            | ProxyError::ConnectTimeout { .. }
+            | ProxyError::Handshake { .. },
+            _,
+        ) => UNCONNECTED,
         (
             ProxyError::UpstreamClosed { .. }
             | ProxyError::UpstreamReset { .. }
@@ -163,7 +168,10 @@ fn hint(status: StatusCode, headers: &HeaderMap, grpc: Option<u8>, now: SystemTi
 /// How an error looks to breaker and outlier detection.
 pub fn outcome(error: &ProxyError) -> Outcome {
     match error {
-        ProxyError::ConnectFailed { .. } | ProxyError::ConnectTimeout { .. } => Outcome::Unconnected,
+        ProxyError::Handshake { refusal, .. } if refusal.is_ours() => Outcome::Cancelled,
+        ProxyError::ConnectFailed { .. }
+        | ProxyError::ConnectTimeout { .. }
+        | ProxyError::Handshake { .. } => Outcome::Unconnected,
         ProxyError::UpstreamClosed { .. }
         | ProxyError::UpstreamReset { .. }
         | ProxyError::UpstreamProtocol { .. } => Outcome::Broken,

@@ -2,8 +2,13 @@
 
 use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
+use http::{HeaderValue, Request};
 use tokio::time::{Instant, sleep_until};
 
+use super::{
+    head,
+    headers::{CARRIED, CLIENT_CERT},
+};
 use crate::{net::wire::Line, telemetry::access_log::Direction, tls::Secured, worker::Worker};
 
 /// How long a connection may be unused before it is closed (Envoy's default).
@@ -27,6 +32,10 @@ pub struct Downstream {
     pub original: Option<SocketAddr>,
     /// What mutual TLS has proved of the client; absent on plain text.
     pub secured: Option<Secured>,
+    /// The same for the application.
+    pub forwarded: Option<HeaderValue>,
+    /// Whether the client is a sidecar that may carry requests of HTTP/1.1 in HTTP/2.
+    pub carries: bool,
     /// What HTTP/1 says beside the library.
     pub line: Option<Arc<Line>>,
     active: Cell<u32>,
@@ -49,10 +58,26 @@ impl Downstream {
             local,
             original,
             secured: None,
+            forwarded: None,
+            carries: false,
             line: (!http2).then(Arc::default),
             active: Cell::new(0),
             served: Cell::new(false),
             used: Cell::new(Instant::now()),
+        }
+    }
+
+    /// Brings a request that came in into the form it had before a sidecar carried it, and tells the application who
+    /// sent it. What a client says of either is not believed.
+    pub fn receive<B>(&self, request: &mut Request<B>) {
+        let carried = request.headers_mut().remove(CARRIED);
+        if self.carries && carried.is_some_and(|version| version == "HTTP/1.1") {
+            // Without an authority it stays as it is, and is refused for that.
+            let _restored = head::restore(request);
+        }
+        match &self.forwarded {
+            Some(forwarded) => drop(request.headers_mut().insert(CLIENT_CERT, forwarded.clone())),
+            None => drop(request.headers_mut().remove(CLIENT_CERT)),
         }
     }
 

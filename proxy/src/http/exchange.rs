@@ -32,7 +32,7 @@ use super::{
     finish::Finish,
     hash::{self, Affinity},
     head::{self, Asked},
-    headers::{self, REQUEST_ID},
+    headers::{self, CARRIED, REQUEST_ID},
     limits::{self, Allowance},
     mirror,
     replay::Outgoing,
@@ -122,7 +122,9 @@ impl Exchange {
             Err(ProxyError::BadRequest("the request has both Content-Length and Transfer-Encoding"))
         } else if coded && !headers::is_only_chunked(request.headers()) {
             Err(ProxyError::BadRequest("the request has a transfer coding other than chunked"))
-        } else if http2 && headers::exceed(request.headers(), worker.settings.head_limits()) {
+        } else if downstream.line.is_none()
+            && headers::exceed(request.headers(), worker.settings.head_limits())
+        {
             Err(ProxyError::HeadersTooLarge(worker.settings.head_limits()))
         } else {
             head::normalize(request)
@@ -333,6 +335,7 @@ impl Exchange {
         if self.downstream.direction == Direction::Outbound {
             // What counts is whether this hop tries again; an application may have copied what it was told.
             tries::unmark(request.headers_mut());
+            request.headers_mut().remove(&CARRIED);
         }
         let http2 = !upgrades && upstream.wants_http2(self.http2, self.finish.grpc);
         let balancer = &upstream.cluster().balancing.policy;
@@ -367,6 +370,7 @@ impl Exchange {
             deadline,
         };
         let is_single = gate.is_some() || upgrade.is_some();
+        let http2 = http2 || self.downstream.worker.wallet.is_configured();
         let mut outgoing = if !is_single && (asked.is_some() || http2 || request.body().is_end_stream()) {
             Outgoing::repeatable(request)
         } else {

@@ -76,6 +76,13 @@ pub fn hooked(mut request: Request<Body>, interim: Option<&Interim>) -> Request<
 }
 
 impl Interim {
+    /// Lets a body go that is held back: who is to say 100 is further on than where this request is sent as HTTP/2.
+    pub fn release(&self) {
+        if let Some(gate) = &self.gate {
+            gate.advance(HELD, OPEN);
+        }
+    }
+
     /// Passes an interim response on.
     pub fn tell(&self, status: StatusCode, headers: &HeaderMap) {
         match (status, &self.gate, &self.line) {

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request};
 use http_body::{Frame, SizeHint};
+use pillion_policy::identity::Identity;
 use tokio::time::{Instant, Sleep};
 
 use super::{attempt::Hold, downstream::Downstream, expect::Gate, headers};
@@ -38,6 +39,8 @@ pub struct Finish {
     pub grpc: bool,
     /// The gRPC status, from the head or the trailers.
     pub grpc_status: Option<u8>,
+    /// Whether it travels over mutual TLS.
+    pub secured: bool,
     /// Size of the request body, as far as it is known.
     pub request_bytes: u64,
     /// Bytes of response body passed on.
@@ -67,6 +70,7 @@ impl Finish {
         let is_logged = downstream.worker.access_log.enabled();
         let log = is_logged.then(|| Box::new(record(request, id, &downstream)));
         Self {
+            secured: downstream.secured.is_some(),
             downstream,
             start,
             status: 0,
@@ -90,6 +94,17 @@ impl Finish {
         }
     }
 
+    /// Notes that it goes over mutual TLS, and to whom.
+    pub fn secured(&mut self, destination: Option<&Identity>) {
+        // What was proved of a client is told of what comes in; outbound, of what goes out.
+        self.secured = true;
+        let own = self.log.is_some().then(|| self.downstream.worker.wallet.load()).flatten();
+        self.note(|record| {
+            record.source = own.map(|own| Arc::clone(own.identity()));
+            record.destination = destination.cloned().map(Arc::new);
+        });
+    }
+
     /// Notes how the exchange failed.
     pub fn failed(&mut self, error: &crate::error::ProxyError) {
         self.flag = error.flag();
@@ -98,6 +113,8 @@ impl Finish {
 }
 
 fn record<B>(request: &Request<B>, id: &HeaderValue, downstream: &Downstream) -> Record {
+    let own = downstream.secured.as_ref().and_then(|_| downstream.worker.wallet.load());
+    let own = own.map(|credentials| Arc::clone(credentials.identity()));
     Record {
         start: clock::now(),
         method: request.method().clone(),
@@ -107,6 +124,8 @@ fn record<B>(request: &Request<B>, id: &HeaderValue, downstream: &Downstream) ->
         request_id: Some(id.clone()),
         direction: downstream.direction,
         downstream_peer: Some(downstream.peer),
+        source: downstream.secured.as_ref().map(|secured| Arc::clone(&secured.peer)),
+        destination: own,
         ..Record::default()
     }
 }
@@ -123,6 +142,7 @@ impl Drop for Finish {
             flag: self.flag,
             grpc: self.grpc,
             grpc_status: self.grpc_status,
+            secured: self.secured,
             duration,
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,

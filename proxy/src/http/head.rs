@@ -12,6 +12,7 @@ use http::{
 };
 use pillion_policy::matching::Head;
 
+use super::headers::CARRIED;
 use crate::error::ProxyError;
 
 /// Whom a request is for, as the client wrote it.
@@ -211,6 +212,28 @@ pub fn set_version<B>(
     Ok(())
 }
 
+/// Makes an HTTP/1.1 request one that HTTP/2 can carry to a sidecar, which restores it.
+pub fn carry<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
+    if request.version() == Version::HTTP_2 {
+        return Ok(());
+    }
+    let host = request.headers().get(HOST).cloned();
+    let host = host.ok_or(ProxyError::BadRequest("the request names no host: send a Host header"))?;
+    set_version(request, true, &host)?;
+    request.headers_mut().insert(CARRIED, HeaderValue::from_static("HTTP/1.1"));
+    Ok(())
+}
+
+/// Makes a request that was carried what it was.
+pub fn restore<B>(request: &mut Request<B>) -> Result<(), ProxyError> {
+    request.headers_mut().remove(CARRIED);
+    let authority = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str()));
+    let Some(Ok(authority)) = authority else {
+        return Err(ProxyError::BadRequest("the request has no :authority"));
+    };
+    set_version(request, false, &authority)
+}
+
 /// The path with dot segments removed, unreserved characters decoded and backslashes turned; `None` when it is clean
 /// already, as nearly every path is.
 fn clean_path(path: &str) -> Option<String> {
@@ -335,6 +358,29 @@ mod tests {
         }
         for clean in ["/", "/a.b/c", "/a//b", "/%2F", "*", "/a%zz", "/%"] {
             assert_eq!(clean_path(clean), None, "{clean}");
+        }
+    }
+
+    #[test]
+    fn what_is_carried_is_restored() {
+        for (method, target) in [(Method::GET, "/a?b"), (Method::OPTIONS, "*"), (Method::POST, "/")] {
+            let mut carried = request(Version::HTTP_11, target, &["Shop:8080"]);
+            *carried.method_mut() = method.clone();
+            carry(&mut carried).unwrap();
+            assert_eq!(carried.version(), Version::HTTP_2);
+            assert_eq!(carried.uri().authority().unwrap(), "Shop:8080");
+            assert_eq!(
+                carried.headers().iter().collect::<Vec<_>>(),
+                [(&CARRIED, &"HTTP/1.1".parse().unwrap())]
+            );
+            carry(&mut carried).unwrap();
+            restore(&mut carried).unwrap();
+            assert_eq!((carried.version(), carried.method()), (Version::HTTP_11, &method));
+            assert_eq!(carried.uri().to_string(), target);
+            assert_eq!(
+                carried.headers().iter().collect::<Vec<_>>(),
+                [(&HOST, &"Shop:8080".parse().unwrap())]
+            );
         }
     }
 

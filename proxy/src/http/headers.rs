@@ -13,6 +13,11 @@ use crate::error::HeadLimits;
 /// The id that ties together what one request causes.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The version a request had that is carried between sidecars in another: `HTTP/1.1`.
+pub const CARRIED: HeaderName = HeaderName::from_static("x-pillion-proto");
+/// Whose certificate a request came with, for the application (Envoy's).
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, request::Parts};
+use http::{HeaderMap, Request, header::UPGRADE, request::Parts};
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::expect::Interim;
@@ -125,6 +125,16 @@ impl Outgoing {
     /// Whether the try that began last has taken the request, so that some of it may have been sent.
     pub fn is_taken(&self) -> bool {
         self.is_taken
+    }
+
+    /// Whether it wants to change the protocol of its connection, which takes one of its own.
+    pub fn changes_protocol(&self) -> bool {
+        let headers = match (&self.ready, &self.spare) {
+            (Some(request), _) => request.headers(),
+            (None, Some(spare)) => &spare.head.headers,
+            (None, None) => return false,
+        };
+        headers.contains_key(UPGRADE)
     }
 
     /// Whether there can be another try.

@@ -179,7 +179,7 @@ impl Exchange {
         if let Some(allowance) = &self.allowance {
             allowance.tell(response.headers_mut());
         }
-        if self.http2 {
+        if self.downstream.line.is_none() {
             *response.version_mut() = Version::HTTP_2;
             return;
         }

@@ -120,6 +120,7 @@ fn end(downstream: &Downstream, ended: hyper::Result<()>) {
             flag: cause.flag(),
             grpc: false,
             grpc_status: None,
+            secured: downstream.secured.is_some(),
             duration: Duration::ZERO,
             request_bytes: 0,
             response_bytes: 0,

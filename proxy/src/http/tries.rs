@@ -169,6 +169,9 @@ impl Tries<'_> {
             };
             let endpoint = admission.live().address();
             finish.note(|record| record.upstream = Some(endpoint));
+            if worker.pools.is_mutual(admission.live()) {
+                finish.secured(admission.live().transport().expected());
+            }
             admission.budget = budget.take();
             let (result, trouble) = match self.once(worker, &admission, outgoing, now).await {
                 Ok((mut response, line)) => {

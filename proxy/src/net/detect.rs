@@ -9,7 +9,7 @@
 use std::{io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,11 @@ const METHODS: [&[u8]; 9] =
 const LONGEST_METHOD: usize = 24;
 /// Empty lines before a request that are forgiven (RFC 9112, section 2.2).
 const FORGIVEN: usize = 8;
+
+/// Whether the bytes so far are the beginning of TLS, or of what may become that.
+pub fn may_be_tls(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && sniff_tls(bytes).is_some()
+}
 
 /// Decides what the first bytes of a client are.
 pub fn sniff(bytes: &[u8]) -> Sniff {
@@ -135,7 +140,7 @@ pub fn patience(is_redirected: bool) -> Duration {
 }
 
 /// Reads until it is known what the connection speaks, at most for `timeout`.
-pub async fn detect(stream: &mut TcpStream, timeout: Duration) -> io::Result<Detection> {
+pub async fn detect<S: AsyncRead + Unpin>(stream: &mut S, timeout: Duration) -> io::Result<Detection> {
     // Usually the first read brings a whole request head, which the server then need not read again.
     let mut bytes = BytesMut::with_capacity(1024);
     let sniffed = tokio::time::timeout(timeout, async {

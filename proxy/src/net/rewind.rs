@@ -1,8 +1,8 @@
-//! A connection with the bytes already read from it put back in front.
+//! A connection with the bytes already read from it put back in front: TCP, or TLS over it.
 //!
 //! [`Io`] speaks hyper's traits and tokio's. Once the put-back bytes are taken, a read costs one comparison more than
 //! on the bare stream. The step from hyper's read buffer to tokio's needs `unsafe`, which hyper-util has and we
-//! therefore do not.
+//! therefore do not. How TLS comes about, and what it proves, is no concern of this type.
 
 use std::{
     io,
@@ -17,12 +17,36 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::TlsStream;
 
-/// A TCP connection that is read from its put-back bytes on.
+/// A connection that is read from its put-back bytes on.
 #[derive(Debug)]
 pub struct Io {
-    stream: TokioIo<TcpStream>,
+    stream: Stream,
     front: Bytes,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TokioIo<TcpStream>),
+    /// In a box: it is ten times as large, and most connections are not secured.
+    Tls(Box<TokioIo<TlsStream<Io>>>),
+}
+
+/// Does the same on whichever stream there is.
+macro_rules! on_stream {
+    ($io:expr, $stream:ident => $action:expr) => {
+        match &mut $io.get_mut().stream {
+            Stream::Tcp(stream) => {
+                let $stream = Pin::new(stream.inner_mut());
+                $action
+            }
+            Stream::Tls(stream) => {
+                let $stream = Pin::new(stream.inner_mut());
+                $action
+            }
+        }
+    };
 }
 
 impl Io {
@@ -33,12 +57,26 @@ impl Io {
 
     /// A connection of which `front` has been read and is to be read again.
     pub fn rewound(stream: TcpStream, front: Bytes) -> Self {
-        Self { stream: TokioIo::new(stream), front }
+        Self { stream: Stream::Tcp(TokioIo::new(stream)), front }
     }
 
-    /// The connection itself, to ask for addresses and options.
+    /// A secured connection of which nothing has been read.
+    pub fn secured(stream: TlsStream<Self>) -> Self {
+        Self { stream: Stream::Tls(Box::new(TokioIo::new(stream))), front: Bytes::new() }
+    }
+
+    /// Puts back `front`, which has been read; nothing may be left of what was put back before.
+    #[must_use]
+    pub fn put_back(self, front: Bytes) -> Self {
+        Self { front, ..self }
+    }
+
+    /// The connection below, to ask for addresses and options.
     pub fn stream(&self) -> &TcpStream {
-        self.stream.inner()
+        match &self.stream {
+            Stream::Tcp(stream) => stream.inner(),
+            Stream::Tls(stream) => stream.inner().get_ref().0.stream(),
+        }
     }
 
     /// Takes up to `room` of the put-back bytes.
@@ -50,10 +88,6 @@ impl Io {
         }
         taken
     }
-
-    fn tcp(self: Pin<&mut Self>) -> Pin<&mut TcpStream> {
-        Pin::new(self.get_mut().stream.inner_mut())
-    }
 }
 
 impl hyper::rt::Read for Io {
@@ -64,7 +98,10 @@ impl hyper::rt::Read for Io {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         if self.front.is_empty() {
-            return Pin::new(&mut self.get_mut().stream).poll_read(cx, buf);
+            return match &mut self.get_mut().stream {
+                Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+                Stream::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            };
         }
         buf.put_slice(&self.take_front(buf.remaining()));
         Poll::Ready(Ok(()))
@@ -74,17 +111,17 @@ impl hyper::rt::Read for Io {
 impl hyper::rt::Write for Io {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.tcp().poll_write(cx, buf)
+        on_stream!(self, stream => stream.poll_write(cx, buf))
     }
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp().poll_flush(cx)
+        on_stream!(self, stream => stream.poll_flush(cx))
     }
 
     #[inline]
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp().poll_shutdown(cx)
+        on_stream!(self, stream => stream.poll_shutdown(cx))
     }
 
     #[inline]
@@ -98,7 +135,7 @@ impl hyper::rt::Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.tcp().poll_write_vectored(cx, bufs)
+        on_stream!(self, stream => stream.poll_write_vectored(cx, bufs))
     }
 }
 
@@ -110,7 +147,7 @@ impl AsyncRead for Io {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.front.is_empty() {
-            return AsyncRead::poll_read(self.tcp(), cx, buf);
+            return on_stream!(self, stream => stream.poll_read(cx, buf));
         }
         buf.put_slice(&self.take_front(buf.remaining()));
         Poll::Ready(Ok(()))
@@ -120,17 +157,17 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.tcp().poll_write(cx, buf)
+        on_stream!(self, stream => stream.poll_write(cx, buf))
     }
 
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp().poll_flush(cx)
+        on_stream!(self, stream => stream.poll_flush(cx))
     }
 
     #[inline]
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp().poll_shutdown(cx)
+        on_stream!(self, stream => stream.poll_shutdown(cx))
     }
 
     #[inline]
@@ -144,7 +181,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.tcp().poll_write_vectored(cx, bufs)
+        on_stream!(self, stream => stream.poll_write_vectored(cx, bufs))
     }
 }
 

@@ -34,6 +34,7 @@ fn worker() -> Rc<Worker> {
         max_headers: 256,
         pressure: Arc::new([Notify::new()]),
         wallet: Arc::default(),
+        metrics: Arc::default(),
     };
     let shared = (Drain::new(), AccessLog::disabled(), Metrics::new(), Arc::default());
     Rc::new(Worker::new(

@@ -12,6 +12,7 @@ use std::sync::{
 use super::{
     counter::{Counter, Gauge},
     exposition::Text,
+    handshakes::TlsStats,
     process,
     requests::{Labels, Reporter, RequestStats, TcpStats},
     series::{Budget, Sets},
@@ -24,7 +25,7 @@ pub use super::exposition::CONTENT_TYPE;
 /// The most series the text can have.
 pub const MAX_SERIES: usize = 2000;
 /// Set aside for the figures of the process and the sets that no budget limits.
-const RESERVED: usize = 250;
+const RESERVED: usize = 310;
 
 /// Every metric of the process.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Metrics {
     pub xds: XdsStats,
     /// The proxy itself.
     pub proxy: ProxyStats,
+    /// Connections that were to be secured.
+    pub tls: TlsStats,
     budget: Arc<Budget>,
     unmatched: Arc<RequestStats>,
     register: Mutex<Register>,
@@ -107,6 +110,7 @@ impl Default for Metrics {
         Self {
             xds: XdsStats::default(),
             proxy: ProxyStats::default(),
+            tls: TlsStats::default(),
             unmatched: Arc::new(RequestStats::free(Labels::unknown(Reporter::Source))),
             budget: Budget::new(MAX_SERIES - RESERVED),
             register: Mutex::new(Register {
@@ -161,6 +165,7 @@ impl Metrics {
         write_clusters(&mut text, &clusters);
         self.xds.write(&mut text);
         self.proxy.write(&mut text, drain);
+        self.tls.write(&mut text);
         process::write(&mut text);
         text.finish()
     }
@@ -188,6 +193,7 @@ fn write_requests(text: &mut Text, all: &[Arc<RequestStats>]) {
                 ("response_code", &*status),
                 ("grpc_response_status", &*grpc_status),
                 ("response_flags", kind.flag.as_str()),
+                ("connection_security_policy", if kind.secured { "mutual_tls" } else { "none" }),
             ];
             text.sample(name, &[pairs, &of_kind[..]].concat(), count);
         }

@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod counter;
 mod exposition;
+pub mod handshakes;
 pub mod log;
 pub mod metrics;
 mod process;

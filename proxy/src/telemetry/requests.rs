@@ -102,6 +102,8 @@ pub struct Outcome {
     pub grpc: bool,
     /// The gRPC status, where one was seen.
     pub grpc_status: Option<u8>,
+    /// Whether it travelled over mutual TLS.
+    pub secured: bool,
     /// From the request's head to the response's end.
     pub duration: Duration,
     /// Bytes of the request's body.
@@ -117,6 +119,7 @@ pub(super) struct Kind {
     pub(super) flag: Flag,
     pub(super) grpc: bool,
     pub(super) grpc_status: Option<u8>,
+    pub(super) secured: bool,
 }
 
 /// Stands for "no gRPC status" in a packed number; the codes end at 16.
@@ -127,16 +130,18 @@ impl Kind {
     fn pack(self) -> u64 {
         let grpc_status = self.grpc_status.unwrap_or(NO_GRPC_STATUS);
         let [low, high] = self.status.to_le_bytes();
-        u64::from_le_bytes([low, high, self.flag as u8, u8::from(self.grpc), grpc_status, 0, 0, 1])
+        let (grpc, secured) = (u8::from(self.grpc), u8::from(self.secured));
+        u64::from_le_bytes([low, high, self.flag as u8, grpc, grpc_status, secured, 0, 1])
     }
 
     fn unpack(number: u64) -> Self {
-        let [low, high, flag, grpc, grpc_status, ..] = number.to_le_bytes();
+        let [low, high, flag, grpc, grpc_status, secured, ..] = number.to_le_bytes();
         Self {
             status: u16::from_le_bytes([low, high]),
             flag: Flag::from_number(flag),
             grpc: grpc != 0,
             grpc_status: Some(grpc_status).filter(|status| *status != NO_GRPC_STATUS),
+            secured: secured != 0,
         }
     }
 }
@@ -249,8 +254,8 @@ impl RequestStats {
     /// Takes the end of a request in.
     #[inline]
     pub fn record(&self, outcome: &Outcome) {
-        let Outcome { status, flag, grpc, grpc_status, .. } = *outcome;
-        self.table.record(Kind { status, flag, grpc, grpc_status }, self.share.as_ref());
+        let Outcome { status, flag, grpc, grpc_status, secured, .. } = *outcome;
+        self.table.record(Kind { status, flag, grpc, grpc_status, secured }, self.share.as_ref());
         self.duration.record(outcome.duration);
         self.request_bytes.add(outcome.request_bytes);
         self.response_bytes.add(outcome.response_bytes);
@@ -306,6 +311,7 @@ mod tests {
         flag: Flag::None,
         grpc: false,
         grpc_status: None,
+        secured: false,
         duration: Duration::from_millis(3),
         request_bytes: 10,
         response_bytes: 20,
@@ -316,7 +322,7 @@ mod tests {
         for status in [0, 200, 503, u16::MAX] {
             for flag in Flag::ALL {
                 for (grpc, grpc_status) in [(false, None), (true, None), (true, Some(0)), (true, Some(14))] {
-                    let kind = Kind { status, flag, grpc, grpc_status };
+                    let kind = Kind { status, flag, grpc, grpc_status, secured: grpc_status.is_some() };
                     assert_ne!(kind.pack(), 0);
                     assert_eq!(Kind::unpack(kind.pack()), kind);
                 }

@@ -266,6 +266,12 @@ impl Wallet {
         self.current.load_full()
     }
 
+    /// The credentials of the moment, if they can be shown at `now`.
+    pub fn ready(&self, now: SystemTime) -> Result<Arc<Credentials>, Refusal> {
+        let credentials = self.load().ok_or(Refusal::Unready)?;
+        if now > credentials.not_after { Err(Refusal::OwnExpired) } else { Ok(credentials) }
+    }
+
     /// Puts in others, for handshakes from now on.
     pub fn publish(&self, credentials: Credentials) {
         self.current.store(Some(Arc::new(credentials)));

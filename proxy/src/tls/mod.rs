@@ -1,10 +1,15 @@
 //! Who is at the other end of a connection, and who this process is.
 //!
-//! [`credentials`] holds what the own identity is proved with, [`verify`] judges the certificates of peers. What a port
-//! accepts and whom an endpoint must prove to be is policy and is decided by the faces and by `upstream`; no plain text
-//! stands in for a handshake that failed.
+//! [`credentials`] holds what the own identity is proved with, [`verify`] judges the certificates of peers; [`accept`]
+//! and [`connect`] are the two ends of a handshake, [`hello`] listens to the beginning of one without taking part. What a
+//! port accepts and whom an endpoint must prove to be is policy and is decided by the faces and by `upstream`; no plain
+//! text stands in for a handshake that failed.
 
+pub mod accept;
+pub mod connect;
 pub mod credentials;
+pub mod hello;
+pub mod origination;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod verify;
@@ -29,21 +34,24 @@ pub enum Alpn {
     Mesh,
     /// Opaque bytes between sidecars.
     MeshTcp,
+    /// HTTP/1.1 between sidecars: connections that change their protocol.
+    MeshHttp1,
     /// HTTP/2.
     Http2,
-    /// HTTP/1.1, also of sidecars for connections that change their protocol.
+    /// HTTP/1.1.
     Http1,
 }
 
 impl Alpn {
     /// All that are accepted, the most wanted first.
-    pub const ALL: [Self; 4] = [Self::Mesh, Self::MeshTcp, Self::Http2, Self::Http1];
+    pub const ALL: [Self; 5] = [Self::Mesh, Self::MeshTcp, Self::MeshHttp1, Self::Http2, Self::Http1];
 
     /// The name in handshakes.
     pub fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::Mesh => b"pillion/1",
             Self::MeshTcp => b"pillion-tcp/1",
+            Self::MeshHttp1 => b"pillion-http/1.1",
             Self::Http2 => b"h2",
             Self::Http1 => b"http/1.1",
         }
@@ -56,6 +64,6 @@ impl Alpn {
 
     /// Whether it is spoken between sidecars only.
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Mesh | Self::MeshTcp)
+        matches!(self, Self::Mesh | Self::MeshTcp | Self::MeshHttp1)
     }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use pillion_policy::{
-    cluster::{Cluster, LoadBalancer, Protocol},
+    cluster::{Cluster, ClusterTls, LoadBalancer, Protocol},
     endpoint::EndpointSet,
 };
 use tokio::{
@@ -42,6 +42,7 @@ use super::{
 use crate::{
     error::{Limit, ProxyError},
     telemetry::{ClusterGauges, RequestStats},
+    tls::origination::Originator,
 };
 
 /// What requests to a cluster need: its policy and its state.
@@ -50,6 +51,8 @@ pub struct Upstream {
     cluster: Cluster,
     state: Arc<State>,
     protection: Protection,
+    /// What connections are secured with, where policy names more than the mesh's own identities.
+    originator: Option<Arc<Originator>>,
     /// One for all policies the cluster has had.
     serving: Arc<Serving>,
 }
@@ -157,7 +160,8 @@ impl Upstream {
         let protection = Protection::new(&cluster.resilience, None, &state.name, &state.gauges);
         state.watch(&cluster);
         let state = Arc::new(state);
-        Self { cluster, protection, serving: Arc::new(Serving(Arc::clone(&state))), state }
+        let originator = originator(&cluster);
+        Self { cluster, protection, originator, serving: Arc::new(Serving(Arc::clone(&state))), state }
     }
 
     /// A cluster of exactly one address: the application beside the proxy, or an original destination. `source` is
@@ -181,7 +185,12 @@ impl Upstream {
         let protection =
             Protection::new(&cluster.resilience, Some(&self.protection), &state.name, &state.gauges);
         state.watch(&cluster);
-        Self { cluster, protection, state: Arc::clone(state), serving: Arc::clone(&self.serving) }
+        let originator = match &self.originator {
+            Some(same) if self.cluster.tls == cluster.tls => Some(Arc::clone(same)),
+            Some(_) | None => originator(&cluster),
+        };
+        let (state, serving) = (Arc::clone(state), Arc::clone(&self.serving));
+        Self { cluster, protection, originator, state, serving }
     }
 
     /// Takes what discovery says; only the control task calls this.
@@ -242,6 +251,11 @@ impl Upstream {
     /// Requests under way.
     pub fn under_way(&self) -> u32 {
         self.state.under_way.load(Ordering::Relaxed)
+    }
+
+    /// What connections are secured with where policy has settings for that; `None` when they cannot be used.
+    pub(super) fn originator(&self) -> Option<&Originator> {
+        self.originator.as_deref()
     }
 
     pub(super) fn state(&self) -> &Arc<State> {
@@ -318,6 +332,18 @@ impl Upstream {
             Protocol::Auto => downstream_http2,
             Protocol::Http1 | Protocol::Tcp => grpc && downstream_http2,
             Protocol::Http2 => true,
+        }
+    }
+}
+
+/// Reads what a policy names for securing connections.
+fn originator(cluster: &Cluster) -> Option<Arc<Originator>> {
+    let ClusterTls::Originate(policy) = &cluster.tls else { return None };
+    match Originator::new(policy, cluster.name.endpoints.service.as_str()) {
+        Ok(originator) => Some(Arc::new(originator)),
+        Err(error) => {
+            tracing::warn!(cluster = %cluster.name, %error, "TLS settings cannot be used: no connection is made");
+            None
         }
     }
 }

@@ -28,7 +28,7 @@ use self::{
     gate::{Gate, Standing},
     latency::Latency,
 };
-use super::outlier::Monitor;
+use super::{outlier::Monitor, transport::Transport};
 
 pub(super) use self::gate::Epoch;
 
@@ -47,6 +47,7 @@ const JITTER_PERCENT: u64 = 20;
 pub struct LiveEndpoint {
     id: u64,
     address: SocketAddr,
+    transport: Transport,
     /// When it joined a set that was already serving.
     joined: Option<Instant>,
     /// When it last came back from ejection.
@@ -120,6 +121,7 @@ impl LiveEndpoint {
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address,
+            transport: Transport::Plain,
             joined,
             returned: AtomicU64::new(0),
             active: AtomicU32::new(0),
@@ -131,6 +133,17 @@ impl LiveEndpoint {
             reach: Gate::new(impaired),
             unreached: Mutex::default(),
         }
+    }
+
+    /// The same, secured as `transport` says.
+    #[must_use]
+    pub fn over(self, transport: Transport) -> Self {
+        Self { transport, ..self }
+    }
+
+    /// How connections to it are secured.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// Unique for the life of the process; the key of its pools.

@@ -17,6 +17,7 @@ pub mod pool;
 pub mod protection;
 pub mod registry;
 pub mod set;
+pub mod transport;
 
 pub use cluster::Upstream;
 pub use guards::Guards;

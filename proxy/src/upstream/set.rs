@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::{
     endpoint::{LiveEndpoint, Probe},
     lb::{Ask, Balancer, Picked},
+    transport::Transport,
 };
 
 /// An endpoint with its weight in a set.
@@ -66,12 +67,16 @@ impl LiveSet {
         let joined = (!previous.members.is_empty()).then_some(now);
         let members: Box<[Member]> = in_subset()
             .filter(|endpoint| endpoint.health == usable)
-            .map(|endpoint| Member {
-                live: match kept.remove(&endpoint.address) {
-                    Some(live) => Arc::clone(live),
-                    None => Arc::new(LiveEndpoint::new(endpoint.address, joined, &previous.impaired)),
-                },
-                endpoint: endpoint.clone(),
+            .map(|endpoint| {
+                let transport = Transport::of(&cluster.tls, endpoint);
+                // Connections that were secured otherwise are those of somebody else.
+                let is_same = kept.get(&endpoint.address).is_some_and(|live| *live.transport() == transport);
+                let same = if is_same { kept.remove(&endpoint.address) } else { None };
+                let live = same.cloned().unwrap_or_else(|| {
+                    let live = LiveEndpoint::new(endpoint.address, joined, &previous.impaired);
+                    Arc::new(live.over(transport))
+                });
+                Member { live, endpoint: endpoint.clone() }
             })
             .collect();
         for live in kept.into_values() {

@@ -1,5 +1,8 @@
 use proptest::prelude::*;
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
 
 use super::*;
 

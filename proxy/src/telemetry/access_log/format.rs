@@ -32,6 +32,10 @@ struct Json<'a> {
     cluster: Option<&'a str>,
     upstream: Option<SocketAddr>,
     peer: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_principal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination_principal: Option<&'a str>,
     request_id: Option<&'a str>,
     request_bytes: u64,
     response_bytes: u64,
@@ -82,6 +86,8 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
         cluster: record.cluster.as_deref(),
         upstream: record.upstream,
         peer: record.downstream_peer,
+        source_principal: record.source.as_ref().map(|identity| identity.uri()),
+        destination_principal: record.destination.as_ref().map(|identity| identity.uri()),
         request_id: request_id.as_deref(),
         request_bytes: outcome.request_bytes,
         response_bytes: outcome.response_bytes,
@@ -125,6 +131,8 @@ fn text(record: &Record) -> String {
     field("not_retried", record.not_retried);
     field("upstream", record.upstream.map(|upstream| upstream.to_string()).as_deref());
     field("peer", record.downstream_peer.map(|peer| peer.to_string()).as_deref());
+    field("source_principal", record.source.as_ref().map(|identity| identity.uri()));
+    field("destination_principal", record.destination.as_ref().map(|identity| identity.uri()));
     field("id", request_id.as_deref());
     field("grpc_status", outcome.grpc_status.map(|status| status.to_string()).as_deref());
     for (name, wait) in

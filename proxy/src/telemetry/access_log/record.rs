@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Uri, Version};
+use pillion_policy::identity::Identity;
 
 use crate::{error::Flag, telemetry::requests::Outcome};
 
@@ -55,6 +56,10 @@ pub struct Record {
     pub cluster: Option<Arc<str>>,
     /// The endpoint it went to.
     pub upstream: Option<SocketAddr>,
+    /// Who sent it, where mutual TLS has proved that.
+    pub source: Option<Arc<Identity>>,
+    /// Whom it was sent to, likewise.
+    pub destination: Option<Arc<Identity>>,
     /// How often it was sent again.
     pub repeated: u32,
     /// Why a failed request was not sent again.
@@ -85,6 +90,8 @@ impl Default for Record {
             route: None,
             cluster: None,
             upstream: None,
+            source: None,
+            destination: None,
             repeated: 0,
             not_retried: None,
             cause: None,
@@ -96,6 +103,7 @@ impl Default for Record {
                 flag: Flag::None,
                 grpc: false,
                 grpc_status: None,
+                secured: false,
                 duration: Duration::ZERO,
                 request_bytes: 0,
                 response_bytes: 0,

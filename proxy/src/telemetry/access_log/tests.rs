@@ -25,6 +25,7 @@ fn record() -> Record {
         flag: Flag::Uf,
         grpc: false,
         grpc_status: None,
+        secured: false,
         duration: Duration::from_micros(12_345),
         request_bytes: 1,
         response_bytes: 2,

@@ -8,6 +8,7 @@ const OUTCOME: Outcome = Outcome {
     flag: Flag::None,
     grpc: false,
     grpc_status: None,
+    secured: false,
     duration: Duration::from_millis(3),
     request_bytes: 10,
     response_bytes: 20,
@@ -46,7 +47,8 @@ fn requests_are_told_as_istio_tells_them() {
     let stats = metrics.request_stats(&labels("a.shop"));
     assert!(Arc::ptr_eq(&stats, &metrics.request_stats(&labels("a.shop"))));
     stats.record(&OUTCOME);
-    stats.record(&Outcome { grpc: true, grpc_status: Some(14), flag: Flag::Uf, ..OUTCOME });
+    let failed = Outcome { grpc: true, grpc_status: Some(14), flag: Flag::Uf, ..OUTCOME };
+    stats.record(&Outcome { secured: true, ..failed });
     let text = metrics.render(&Drain::new());
     let common = "reporter=\"source\",source_workload=\"web\",source_workload_namespace=\"unknown\",\
                   destination_workload=\"unknown\",destination_workload_namespace=\"unknown\",\
@@ -56,11 +58,11 @@ fn requests_are_told_as_istio_tells_them() {
     for expected in [
         format!(
             "istio_requests_total{{{common},request_protocol=\"http\",response_code=\"200\",\
-             grpc_response_status=\"\",response_flags=\"-\"}} 1"
+             grpc_response_status=\"\",response_flags=\"-\",connection_security_policy=\"none\"}} 1"
         ),
         format!(
             "istio_requests_total{{{common},request_protocol=\"grpc\",response_code=\"200\",\
-             grpc_response_status=\"14\",response_flags=\"UF\"}} 1"
+             grpc_response_status=\"14\",response_flags=\"UF\",connection_security_policy=\"mutual_tls\"}} 1"
         ),
         format!("istio_request_duration_milliseconds_bucket{{{common},le=\"0.5\"}} 0"),
         format!("istio_request_duration_milliseconds_bucket{{{common},le=\"5\"}} 2"),

@@ -5,14 +5,11 @@ use std::{rc::Rc, sync::Arc};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
+use super::{Carries, EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
 use crate::{
     body::Body,
     error::ProxyError,
-    net::{
-        idle::{ClientIo, Look},
-        rewind::Io,
-    },
+    net::idle::{ClientIo, Look},
     rt::task,
     upstream::{cluster::Connected, cluster::Upstream},
 };
@@ -110,9 +107,9 @@ async fn open(
     upstream: &Upstream,
     connected: Connected,
 ) -> Result<Connection, ProxyError> {
-    let stream = pool.connect(upstream).await?;
+    let io = pool.connect(upstream, Carries::Http1).await?;
     let endpoint = pool.live.address();
-    let (io, look) = ClientIo::new(Io::new(stream));
+    let (io, look) = ClientIo::new(io);
     let (send, connection) = http1::Builder::new()
         .max_headers(pool.connector.max_headers)
         .max_header_size(pool.connector.max_header_bytes)

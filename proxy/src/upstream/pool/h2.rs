@@ -13,10 +13,9 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
+use super::{Carries, EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
 use crate::{
     error::ProxyError,
-    net::rewind::Io,
     rt::task,
     upstream::{cluster::Connected, cluster::Upstream},
 };
@@ -119,14 +118,14 @@ async fn open(
     upstream: &Upstream,
     connected: Connected,
 ) -> Result<Rc<Connection>, ProxyError> {
-    let stream = pool.connect(upstream).await?;
+    let io = pool.connect(upstream, Carries::Http2).await?;
     let endpoint = pool.live.address();
     let (send, connection) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(pool.connector.max_header_bytes).unwrap_or(u32::MAX))
-        .handshake::<_, Bytes>(Io::new(stream))
+        .handshake::<_, Bytes>(io)
         .await
         .map_err(|error| ProxyError::ConnectFailed { endpoint, reason: error.to_string().into() })?;
     let closed = Rc::new(Cell::new(false));

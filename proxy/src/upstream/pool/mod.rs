@@ -9,12 +9,13 @@
 
 mod h1;
 mod h2;
+mod secure;
 
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -31,11 +32,12 @@ use super::{
 };
 use crate::{
     error::{Limit, ProxyError},
-    net::socket::{self, ConnectError},
     rt::task,
+    telemetry::Metrics,
     tls::credentials::Wallet,
 };
 
+use self::secure::Carries;
 pub use self::{h1::H1Lease, h2::H2Lease};
 
 /// How long a request waits for a connection when no more may be opened (Linkerd's fail-fast timeout).
@@ -64,6 +66,8 @@ pub struct Connector {
     pub pressure: Arc<[Notify]>,
     /// What the own identity is proved with.
     pub wallet: Arc<Wallet>,
+    /// Where handshakes are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// All connections of one worker.
@@ -184,6 +188,16 @@ impl Pools {
         });
     }
 
+    /// Whether connections to an endpoint are mutual TLS with a sidecar, which takes all HTTP as HTTP/2.
+    pub fn is_to_sidecar(&self, live: &LiveEndpoint) -> bool {
+        live.transport().is_sidecar(&self.connector.wallet)
+    }
+
+    /// Whether the endpoint proves an identity of the mesh.
+    pub fn is_mutual(&self, live: &LiveEndpoint) -> bool {
+        live.transport().is_mutual(&self.connector.wallet)
+    }
+
     /// What the own identity is proved with.
     pub fn wallet(&self) -> &Arc<Wallet> {
         &self.connector.wallet
@@ -218,26 +232,6 @@ impl EndpointPool {
             }
             let _ = tokio::time::timeout(QUEUE_TIMEOUT, freed).await;
         }
-    }
-
-    /// Opens a socket to the endpoint.
-    async fn connect(&self, upstream: &Upstream) -> Result<tokio::net::TcpStream, ProxyError> {
-        let pool = &upstream.cluster().pool;
-        let endpoint = self.live.address();
-        let connected =
-            socket::connect(endpoint, pool.connect_timeout, pool.keepalive.as_ref(), self.state.source())
-                .await;
-        match &connected {
-            Ok(_) => self.live.reachable(),
-            Err(error) => self.live.unreachable(&error.to_string().into(), Instant::now()),
-        }
-        connected.map_err(|error| {
-            self.state.gauges().connect_failures.fetch_add(1, Ordering::Relaxed);
-            match error {
-                ConnectError::Timeout => ProxyError::ConnectTimeout { endpoint, after: pool.connect_timeout },
-                other => ProxyError::ConnectFailed { endpoint, reason: other.to_string().into() },
-            }
-        })
     }
 
     /// Whether a connection that is given back may be kept.
