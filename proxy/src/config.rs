@@ -17,6 +17,7 @@ use std::{
 use clap::{Args, Parser, ValueEnum, error::ErrorKind};
 use http::Uri;
 use pillion_policy::{
+    identity::{Identity, TrustDomain},
     mesh::OutboundMode,
     name::{Label, WorkloadName},
 };
@@ -42,6 +43,9 @@ pub struct Config {
     /// Service account the workload runs as
     #[arg(long, env = "PILLION_SERVICE_ACCOUNT", value_name = "NAME", default_value = "default")]
     pub service_account: Label,
+
+    #[command(flatten)]
+    identity: IdentityArgs,
 
     /// Address of the pod, told to the control plane
     #[arg(long, env = "PILLION_POD_IP", value_name = "IP")]
@@ -130,6 +134,56 @@ struct SourceArgs {
     resources: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Args)]
+struct IdentityArgs {
+    /// Trust domain of the workload's identity
+    #[arg(long, env = "PILLION_TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
+    trust_domain: TrustDomain,
+
+    /// Root certificates (PEM) to believe the control plane by; with --certificate-file, other proxies too
+    #[arg(long, env = "PILLION_ROOT_FILE", value_name = "FILE")]
+    root_file: Option<PathBuf>,
+
+    /// Token that proves to the control plane who the workload is; read anew whenever it is shown
+    #[arg(long, env = "PILLION_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Own certificate and its chain (PEM), instead of one that the control plane signs; read anew when it changes
+    #[arg(long, env = "PILLION_CERTIFICATE_FILE", value_name = "FILE")]
+    certificate_file: Option<PathBuf>,
+
+    /// Private key (PEM) of --certificate-file
+    #[arg(long, env = "PILLION_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+
+    /// Speak plain text to a control plane that is not on this machine
+    #[arg(long, env = "PILLION_ALLOW_PLAINTEXT_CONTROL_PLANE")]
+    allow_plaintext_control_plane: bool,
+}
+
+/// Where the own identity comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// From nowhere: the proxy has none, and speaks plain text.
+    None,
+    /// The control plane certifies it.
+    Authority {
+        /// Certificates to believe the control plane by.
+        root_file: PathBuf,
+        /// What proves who the workload is.
+        token_file: PathBuf,
+    },
+    /// Somebody keeps it in files.
+    Files {
+        /// Certificates to believe others by.
+        root_file: PathBuf,
+        /// The certificate and its chain.
+        certificate_file: PathBuf,
+        /// Its private key.
+        key_file: PathBuf,
+    },
+}
+
 /// Where the configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -191,12 +245,17 @@ impl Config {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ConfigError::Answer(error.to_string()),
             _ => ConfigError::Usage(one_line(&error.to_string())),
         })?;
-        match (config.outbound_addr, config.inbound_addr) {
-            (Listen(None), Listen(None)) => Err(ConfigError::Usage(
-                "--outbound-addr and --inbound-addr are both off: give one of them an address".to_owned(),
-            )),
-            _ => Ok(config),
-        }
+        config.contradiction().map_or(Ok(config), |mistake| Err(ConfigError::Usage(mistake)))
+    }
+
+    /// What cannot work although each flag by itself could.
+    fn contradiction(&self) -> Option<String> {
+        let mistake = if matches!((self.outbound_addr, self.inbound_addr), (Listen(None), Listen(None))) {
+            "--outbound-addr and --inbound-addr are both off: give one of them an address"
+        } else {
+            self.identity.contradiction(self.source.control_plane.as_ref())?
+        };
+        Some(mistake.to_owned())
     }
 
     /// Where the configuration comes from.
@@ -213,6 +272,28 @@ impl Config {
         WorkloadName { namespace: self.namespace.clone(), name: self.workload.clone() }
     }
 
+    /// Who the workload is, where the control plane certifies it.
+    pub fn identity(&self) -> Identity {
+        Identity::new(&self.identity.trust_domain, &self.namespace, &self.service_account)
+    }
+
+    /// The trust domain the workload and its control plane belong to.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.identity.trust_domain
+    }
+
+    /// Where the own identity comes from.
+    pub fn identity_source(&self) -> IdentitySource {
+        let IdentityArgs { root_file, token_file, certificate_file, key_file, .. } = self.identity.clone();
+        match (root_file, token_file, certificate_file, key_file) {
+            (Some(root_file), _, Some(certificate_file), Some(key_file)) => {
+                IdentitySource::Files { root_file, certificate_file, key_file }
+            }
+            (Some(root_file), Some(token_file), ..) => IdentitySource::Authority { root_file, token_file },
+            _ => IdentitySource::None,
+        }
+    }
+
     /// How many threads carry traffic.
     pub fn workers(&self) -> usize {
         self.workers.map_or_else(default_workers, NonZeroUsize::get)
@@ -225,6 +306,55 @@ impl Config {
             Outbound::RegistryOnly => OutboundMode::RegistryOnly,
         })
     }
+}
+
+impl IdentityArgs {
+    /// What of these flags cannot work together, or not with this control plane.
+    fn contradiction(&self, control_plane: Option<&Uri>) -> Option<&'static str> {
+        let is_https = control_plane.is_some_and(is_https);
+        let is_far = control_plane.is_some_and(|uri| !is_https && !is_loopback(uri));
+        let (root, token) = (self.root_file.is_some(), self.token_file.is_some());
+        match (self.certificate_file.is_some(), self.key_file.is_some()) {
+            (true, false) => return Some("--certificate-file needs --key-file, its private key"),
+            (false, true) => return Some("--key-file needs --certificate-file, the certificate of that key"),
+            (true, true) if token => {
+                return Some("--token-file and --certificate-file cannot both say who the workload is");
+            }
+            (true, true) if !root => {
+                return Some("--certificate-file needs --root-file, the certificates to believe others by");
+            }
+            (true, true) | (false, false) => {}
+        }
+        let is_certified = self.certificate_file.is_some();
+        if is_far && !self.allow_plaintext_control_plane {
+            Some(
+                "--control-plane is plain text to another machine: write https://HOST:PORT, or give \
+                 --allow-plaintext-control-plane",
+            )
+        } else if is_https && !root {
+            Some("--control-plane https://… needs --root-file, the certificates to believe it by")
+        } else if is_https && !token && !is_certified {
+            Some("--control-plane https://… needs --token-file or --certificate-file to say who this is")
+        } else if token && !is_https {
+            Some("--token-file is only shown to a control plane at https://…")
+        } else if root && !is_https && !is_certified {
+            Some("--root-file is of no use without --control-plane https://… or --certificate-file")
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether the control plane is spoken to over TLS.
+pub fn is_https(control_plane: &Uri) -> bool {
+    control_plane.scheme_str() == Some("https")
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_loopback(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    ip.map_or(host == "localhost" || host.ends_with(".localhost"), |ip| ip.is_loopback())
 }
 
 impl FromStr for Listen {
@@ -251,11 +381,10 @@ impl FromStr for AccessLogTarget {
 }
 
 fn control_plane(text: &str) -> Result<Uri, String> {
-    let example = "write http://HOST:PORT, for example http://127.0.0.1:15010";
+    let example = "write https://HOST:PORT, or on this machine http://127.0.0.1:15010";
     let uri: Uri = text.parse().map_err(|_| example.to_owned())?;
     match (uri.scheme_str(), uri.host(), uri.path()) {
-        (Some("http"), Some(host), "" | "/") if !host.is_empty() => Ok(uri),
-        (Some("https"), ..) => Err(format!("only plain text is spoken to the control plane: {example}")),
+        (Some("http" | "https"), Some(host), "" | "/") if !host.is_empty() => Ok(uri),
         _ => Err(example.to_owned()),
     }
 }

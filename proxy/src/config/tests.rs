@@ -73,9 +73,9 @@ fn flags_are_read() {
 fn mistakes_are_explained_on_one_line() {
     for (flags, says) in [
         (&["x"][..], "--control-plane <URL>|--resources <FILE>"),
-        (&["x", "--resources=a", "--control-plane=http://a:1"], "cannot be used with"),
-        (&["x", "--control-plane=127.0.0.1:15010"], "write http://HOST:PORT"),
-        (&["x", "--control-plane=https://a:1"], "only plain text"),
+        (&["x", "--resources=a", "--control-plane=http://127.0.0.1:1"], "cannot be used with"),
+        (&["x", "--control-plane=127.0.0.1:15010"], "write https://HOST:PORT"),
+        (&["x", "--control-plane=ftp://a:1"], "write https://HOST:PORT"),
         (&["x", "--resources=a", "--outbound-adr=off"], "tip: a similar argument exists: '--outbound-addr'"),
         (&["x", "--resources=a", "--outbound-addr=15001"], "write IP:PORT, or off"),
         (&["x", "--resources=a", "--outbound-addr=off", "--inbound-addr=off"], "are both off"),
@@ -88,6 +88,65 @@ fn mistakes_are_explained_on_one_line() {
     ] {
         let text = usage(flags);
         assert!(text.contains(says) && text.lines().count() == 1, "{flags:?}: {text}");
+    }
+}
+
+#[test]
+fn an_identity_comes_from_a_control_plane_or_from_files() {
+    let of = |flags: &[&str]| Config::from_args([&["x"], flags].concat()).unwrap();
+    let none = of(&["--control-plane=http://127.0.0.1:1"]);
+    assert_eq!(none.identity_source(), IdentitySource::None);
+    let config = of(&[
+        "--control-plane=https://a:1",
+        "--root-file=r",
+        "--token-file=t",
+        "--trust-domain=example.org",
+        "--namespace=shop",
+        "--service-account=web",
+    ]);
+    let (root_file, token_file) = ("r".into(), "t".into());
+    assert_eq!(config.identity_source(), IdentitySource::Authority { root_file, token_file });
+    assert_eq!(config.identity().uri(), "spiffe://example.org/ns/shop/sa/web");
+    let files = ["--root-file=r", "--certificate-file=c", "--key-file=k"];
+    for source in ["--resources=a", "--control-plane=http://[::1]:1", "--control-plane=https://a:1"] {
+        let config = of(&[&files[..], &[source]].concat());
+        let (root_file, certificate_file, key_file) = ("r".into(), "c".into(), "k".into());
+        assert_eq!(
+            config.identity_source(),
+            IdentitySource::Files { root_file, certificate_file, key_file },
+            "{source}"
+        );
+        assert_eq!(config.identity().uri(), "spiffe://cluster.local/ns/default/sa/default");
+    }
+}
+
+#[test]
+fn flags_of_identity_that_cannot_work_are_named() {
+    let (plain, tls) = ("--control-plane=http://127.0.0.1:1", "--control-plane=https://a:1");
+    for (flags, says) in [
+        (&["--control-plane=http://10.0.0.1:1"][..], "--allow-plaintext-control-plane"),
+        (&["--control-plane=http://control-plane:1"], "--allow-plaintext-control-plane"),
+        (&["--control-plane=http://127.0.0.1.example.org:1"], "--allow-plaintext-control-plane"),
+        (&[tls], "needs --root-file"),
+        (&[tls, "--root-file=r"], "needs --token-file or --certificate-file"),
+        (&[tls, "--token-file=t"], "needs --root-file"),
+        (&[plain, "--token-file=t"], "--token-file is only shown"),
+        (&["--resources=a", "--root-file=r", "--token-file=t"], "--token-file is only shown"),
+        (&[plain, "--root-file=r"], "--root-file is of no use"),
+        (&[plain, "--root-file=r", "--certificate-file=c"], "--certificate-file needs --key-file"),
+        (&[plain, "--root-file=r", "--key-file=k"], "--key-file needs --certificate-file"),
+        (&[plain, "--certificate-file=c", "--key-file=k"], "--certificate-file needs --root-file"),
+        (&[tls, "--root-file=r", "--token-file=t", "--certificate-file=c", "--key-file=k"], "cannot both"),
+        (&[plain, "--trust-domain=Cluster"], "--trust-domain"),
+    ] {
+        let text = usage(&[&["x"], flags].concat());
+        assert!(text.contains(says) && text.lines().count() == 1, "{flags:?}: {text}");
+    }
+    for far in ["--control-plane=http://10.0.0.1:1", "--control-plane=http://control-plane:1"] {
+        assert!(Config::from_args(["x", far, "--allow-plaintext-control-plane"]).is_ok(), "{far}");
+    }
+    for near in ["http://localhost:1", "http://a.localhost:1", "http://127.9.8.7:1", "http://[::1]:1"] {
+        assert!(Config::from_args(["x", "--control-plane", near]).is_ok(), "{near}");
     }
 }
 
