@@ -33,6 +33,7 @@ GET  /ready               200 when configured and not draining, else 503 and the
 GET  /metrics             metrics in the text format of Prometheus
 GET  /config_dump         the configuration in force
 GET  /endpoints           the clusters and their endpoints, with their health and why
+GET  /certs               who this proxy is: its certificate, whom it believes, how renewal goes
 GET  /breakers            the circuit breakers, their state and why
 GET  /log_level           the filter of the log
 POST /log_level?level=L   another filter, as in debug or info,pillion_proxy=trace
@@ -43,6 +44,8 @@ POST /drain               ask peers to leave; connections are still accepted
 pub trait AdminSource: Send + Sync + 'static {
     /// Whether there is a configuration to serve by; else why not.
     fn ready(&self) -> Result<(), String>;
+    /// The own identity.
+    fn certs(&self) -> serde_json::Value;
     /// The configuration in force.
     fn config_dump(&self) -> impl Future<Output = serde_json::Value> + Send;
     /// The clusters and their endpoints.
@@ -116,6 +119,7 @@ impl<S: AdminSource> Admin<S> {
             "/config_dump" if read => json(&self.source.config_dump().await),
             "/endpoints" if read => json(&self.source.endpoints().await),
             "/breakers" if read => json(&self.source.breakers().await),
+            "/certs" if read => json(&self.source.certs()),
             "/log_level" if read || write => self.log_level(uri.query(), write),
             "/drain" if write => {
                 self.drain.begin();
@@ -123,9 +127,8 @@ impl<S: AdminSource> Admin<S> {
             }
             "/drain" => not_allowed("POST"),
             "/log_level" => not_allowed("GET, HEAD, POST"),
-            "/" | "/help" | "/live" | "/ready" | "/metrics" | "/config_dump" | "/endpoints" | "/breakers" => {
-                not_allowed("GET, HEAD")
-            }
+            "/" | "/help" | "/live" | "/ready" | "/metrics" | "/config_dump" | "/endpoints" | "/breakers"
+            | "/certs" => not_allowed("GET, HEAD"),
             path => text(StatusCode::NOT_FOUND, format!("there is no page {path}; there are:\n{HELP}")),
         }
     }

@@ -16,13 +16,14 @@ use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
-use tonic::transport::Endpoint;
 
 use crate::{
     admin::{self, Admin, AdminSource},
-    config::{Config, Listen, Source},
+    config::{self, Config, IdentitySource, Listen, Source},
     control::{
+        access::Access,
         ads::{Client, Query},
+        identity::{Keeper, Parts, files::Files, status::Status},
         state::Control,
         store,
     },
@@ -32,6 +33,7 @@ use crate::{
     net::socket,
     outbound,
     rt::{
+        clock,
         drain::Drain,
         rng::Seed,
         task::{self, Failures, Supervisor},
@@ -75,6 +77,7 @@ struct Shared {
 struct Facts {
     views: Arc<Views>,
     queries: mpsc::Sender<Query>,
+    identity: Arc<Status>,
 }
 
 /// The listening sockets, bound before anything else starts.
@@ -103,10 +106,12 @@ pub fn run(config: Config) -> Result<()> {
         let (demands, wanted) = Demands::new();
         let shared = Shared::new(&config, demands, access_log, metrics);
         let (queries, asked) = mpsc::channel(QUERIES);
-        let client = client(&config, &shared, wanted, asked)?;
+        let access = access(&config, &shared)?;
+        let client = client(&config, &shared, access.clone(), wanted, asked)?;
+        let (keeper, identity) = keeper(&config, &shared, access)?;
         let (supervisor, failures) = Supervisor::new();
         shared.start_workers(&config, &supervisor, &sockets)?;
-        let facts = Facts { views: Arc::clone(&shared.views), queries };
+        let facts = Facts { views: Arc::clone(&shared.views), queries, identity };
         let pages = Arc::new(Admin {
             source: facts,
             metrics: Arc::clone(&shared.metrics),
@@ -121,6 +126,9 @@ pub fn run(config: Config) -> Result<()> {
             workers = config.workers(), seed = shared.seed.get(), "proxy started"
         );
         supervisor.spawn_critical("control", client);
+        if let Some(keeper) = keeper {
+            supervisor.spawn_critical::<Infallible>("identity", async { match keeper.run().await {} });
+        }
         until_stopped(&shared.drain, failures, config.drain_timeout).await?;
         if let Some(closer) = closer {
             Closer::close(closer, LAST_LINES);
@@ -140,10 +148,53 @@ impl Sockets {
     }
 }
 
+/// The way to the control plane, where there is one.
+fn access(config: &Config, shared: &Shared) -> Result<Option<Arc<Access>>> {
+    let Source::ControlPlane(uri) = config.source() else { return Ok(None) };
+    let (root_file, token_file) = match config.identity_source() {
+        IdentitySource::Authority { root_file, token_file } => (root_file, Some(token_file)),
+        IdentitySource::Files { root_file, .. } if config::is_https(&uri) => (root_file, None),
+        IdentitySource::Files { .. } | IdentitySource::None => {
+            return Ok(Some(Arc::new(Access::plain(uri))));
+        }
+    };
+    let (wallet, views) = (Arc::clone(&shared.wallet), Arc::clone(&shared.views));
+    let access = Access::secured(uri, config.trust_domain(), root_file, token_file, wallet, views)?;
+    Ok(Some(Arc::new(access)))
+}
+
+/// The task that keeps the own identity, where there is one, and what is told of it.
+fn keeper(
+    config: &Config,
+    shared: &Shared,
+    access: Option<Arc<Access>>,
+) -> Result<(Option<Keeper>, Arc<Status>)> {
+    let parts = Parts {
+        wallet: Arc::clone(&shared.wallet),
+        views: Arc::clone(&shared.views),
+        metrics: Arc::clone(&shared.metrics),
+    };
+    let (keeper, status) = match (config.identity_source(), access) {
+        (IdentitySource::Files { root_file, certificate_file, key_file }, _) => {
+            let files = Files { root_file, certificate_file, key_file };
+            Keeper::files(files, parts)
+                .context("no identity (--certificate-file, --key-file, --root-file)")?
+        }
+        (IdentitySource::Authority { .. }, Some(access)) => {
+            Keeper::authority(config.identity(), access, parts, shared.seed.generator(usize::MAX))
+        }
+        (IdentitySource::Authority { .. }, None) | (IdentitySource::None, _) => {
+            return Ok((None, Arc::new(Status::none())));
+        }
+    };
+    Ok((Some(keeper), status))
+}
+
 /// The control task, with what it starts from.
 fn client(
     config: &Config,
     shared: &Shared,
+    access: Option<Arc<Access>>,
     wanted: mpsc::Receiver<crate::worker::Demand>,
     asked: mpsc::Receiver<Query>,
 ) -> Result<impl Future<Output = Result<(), Infallible>> + Send + use<>> {
@@ -154,14 +205,10 @@ fn client(
     }
     let (views, metrics) = (Arc::clone(&shared.views), Arc::clone(&shared.metrics));
     let mut control = Control::new(node, config.idle_unsubscribe, views, Arc::clone(&metrics));
-    let endpoint = match config.source() {
-        Source::Resources(path) => {
-            control.stand_alone(store::read(&path)?, Instant::now());
-            None
-        }
-        Source::ControlPlane(uri) => Some(Endpoint::from(uri)),
-    };
-    let snapshot_file = config.snapshot_file.clone().filter(|_| endpoint.is_some());
+    if let Source::Resources(path) = config.source() {
+        control.stand_alone(store::read(&path)?, Instant::now());
+    }
+    let snapshot_file = config.snapshot_file.clone().filter(|_| access.is_some());
     if let Some(path) = snapshot_file.as_ref().filter(|path| path.exists()) {
         match store::read(path) {
             Ok(resources) => control.restore(resources, Instant::now()),
@@ -170,7 +217,7 @@ fn client(
     }
     let client = Client::new(control, wanted, asked, metrics, snapshot_file, shared.seed.generator(0));
     Ok(async move {
-        client.run(endpoint).await;
+        client.run(access).await;
         Ok(())
     })
 }
@@ -192,7 +239,10 @@ impl Shared {
             access_log,
             metrics,
             kin: Arc::default(),
-            wallet: Arc::new(Wallet::none()),
+            wallet: Arc::new(match config.identity_source() {
+                IdentitySource::None => Wallet::none(),
+                IdentitySource::Authority { .. } | IdentitySource::Files { .. } => Wallet::awaiting(),
+            }),
             pressure: (0..config.workers()).map(|_| Notify::new()).collect(),
             seed: Seed::new(config.seed),
         }
@@ -343,11 +393,16 @@ impl Facts {
 
 impl AdminSource for Facts {
     fn ready(&self) -> Result<(), String> {
+        self.identity.ready()?;
         // The settings of the mesh come first; a file of resources may have none.
         if self.views.load().revision > 0 {
             return Ok(());
         }
         Err("no configuration has arrived from the control plane yet".to_owned())
+    }
+
+    fn certs(&self) -> serde_json::Value {
+        self.identity.describe(clock::now())
     }
 
     async fn config_dump(&self) -> serde_json::Value {

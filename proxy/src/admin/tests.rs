@@ -14,6 +14,10 @@ impl AdminSource for Fake {
         self.missing.map_or(Ok(()), |missing| Err(missing.to_owned()))
     }
 
+    fn certs(&self) -> serde_json::Value {
+        json!({"certificate": null})
+    }
+
     async fn config_dump(&self) -> serde_json::Value {
         json!({"config": 1})
     }
@@ -72,6 +76,7 @@ async fn pages() {
         ("/help", "GET  /metrics"),
         ("/metrics", "pillion_build_info{version="),
         ("/config_dump", "\"config\": 1"),
+        ("/certs", "\"certificate\": null"),
         ("/endpoints", "\"cluster\": \"a\""),
     ] {
         let (status, body) = answer(&admin, "GET", uri).await;

@@ -4,7 +4,7 @@
 //! to five seconds. What is held stays in force meanwhile, and the next stream begins by saying what that is, so only
 //! differences travel. Reports of what is not well travel beside the stream.
 
-use std::{path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use pillion_xds::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -12,15 +12,17 @@ use pillion_xds::discovery::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::Streaming;
 
-use super::{report::Calls, state::Control, store};
+use super::{
+    access::{self, Access, Proof},
+    report::Calls,
+    state::Control,
+    store,
+};
 use crate::{telemetry::metrics::Metrics, worker::Demand};
 
 /// First and longest pause between attempts to connect.
@@ -35,8 +37,8 @@ const STUCK: Duration = Duration::from_secs(10);
 /// How often housekeeping is done.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Pings that tell a dead control plane from a silent one.
-const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3));
+/// How long the first connection waits for a certificate that is to come: without one it would be made twice.
+const CERTIFICATE: Duration = Duration::from_secs(3);
 
 /// Requests on their way to the control plane: one for each kind may be outstanding, plus changes of subscription.
 const OUTBOX: usize = 64;
@@ -58,7 +60,7 @@ pub struct Client {
     control: Control,
     demands: mpsc::Receiver<Demand>,
     queries: mpsc::Receiver<Query>,
-    metrics: std::sync::Arc<Metrics>,
+    metrics: Arc<Metrics>,
     snapshot_file: Option<PathBuf>,
     saved_revision: i64,
     rng: fastrand::Rng,
@@ -71,68 +73,91 @@ struct Stream {
     reports: Calls,
 }
 
+/// Why a stream is no more.
+enum End {
+    /// It broke, for this reason.
+    Lost(String),
+    /// We are known by a certificate now, and come back with it.
+    Certified,
+}
+
 impl Client {
     /// A client that has not connected yet.
     pub fn new(
         control: Control,
         demands: mpsc::Receiver<Demand>,
         queries: mpsc::Receiver<Query>,
-        metrics: std::sync::Arc<Metrics>,
+        metrics: Arc<Metrics>,
         snapshot_file: Option<PathBuf>,
         rng: fastrand::Rng,
     ) -> Self {
         Self { control, demands, queries, metrics, snapshot_file, saved_revision: 0, rng }
     }
 
-    /// Runs for the life of the process. Without an `endpoint` what is held is all there will ever be.
-    pub async fn run(mut self, endpoint: Option<Endpoint>) {
-        let mut pause = PAUSE.0;
+    /// Runs for the life of the process. Without a way to a control plane what is held is all there will ever be.
+    pub async fn run(mut self, access: Option<Arc<Access>>) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let Some(access) = access else { match self.serve(&mut tick).await {} };
+        self.meanwhile(certified(&access), &mut tick).await;
+        let mut pause = PAUSE.0;
+        let mut certificate_failed = false;
         loop {
-            let connecting = async {
-                match &endpoint {
-                    Some(endpoint) => match timeout(CONNECT, connect(endpoint.clone())).await {
-                        Ok(connected) => connected,
-                        Err(_) => Err(tonic::Status::deadline_exceeded("no answer")),
-                    },
-                    None => std::future::pending().await,
-                }
-            };
-            let connected = tokio::select! {
-                connected = connecting => connected,
-                never = self.serve(&mut tick) => match never {},
-            };
+            let proof = access.proof(certificate_failed);
+            let renewed = access.renewed();
+            let connected = self.meanwhile(timeout(CONNECT, connect(&access, proof)), &mut tick).await;
+            certificate_failed = proof == Proof::Certificate && !matches!(connected, Ok(Ok(_)));
             match connected {
-                Ok(stream) => {
+                Ok(Ok(stream)) => {
+                    access.streams();
                     let since = Instant::now();
-                    let reason = self.converse(stream, &mut tick).await;
-                    tracing::warn!(reason, "control plane lost; what is known stays in force");
+                    let certified = async {
+                        match proof {
+                            Proof::Token => renewed.await,
+                            Proof::Certificate | Proof::Nothing => std::future::pending().await,
+                        }
+                    };
+                    match self.converse(stream, certified, &mut tick).await {
+                        End::Certified => continue,
+                        End::Lost(reason) => {
+                            tracing::warn!(reason, "control plane lost; what is known stays in force");
+                        }
+                    }
                     if since.elapsed() > PAUSE.1 {
                         pause = PAUSE.0;
+                    } else {
+                        certificate_failed = proof == Proof::Certificate;
                     }
                 }
-                Err(error) => tracing::warn!(%error, "control plane not reached; trying again"),
+                Ok(Err(status)) => {
+                    let error = access::reason(&status);
+                    tracing::warn!(error, "control plane not reached; trying again");
+                }
+                Err(_) => tracing::warn!(error = "no answer", "control plane not reached; trying again"),
             }
             let jittered = pause.mul_f64(0.5 + self.rng.f64() / 2.0);
             pause = (pause * 2).min(PAUSE.1);
-            let resume = Instant::now() + jittered;
-            tokio::select! {
-                () = tokio::time::sleep_until(resume) => {}
-                never = self.serve(&mut tick) => match never {},
-            }
+            self.meanwhile(sleep(jittered), &mut tick).await;
+        }
+    }
+
+    /// Waits for something while everything goes on that needs no stream.
+    async fn meanwhile<T>(&mut self, what: impl Future<Output = T>, tick: &mut Interval) -> T {
+        tokio::select! {
+            done = what => done,
+            never = self.serve(tick) => match never {},
         }
     }
 
     /// Everything that goes on without a stream.
-    async fn serve(&mut self, tick: &mut tokio::time::Interval) -> std::convert::Infallible {
+    async fn serve(&mut self, tick: &mut Interval) -> Infallible {
         loop {
             self.step(tick).await;
         }
     }
 
     /// One demand, question or tick.
-    async fn step(&mut self, tick: &mut tokio::time::Interval) {
+    async fn step(&mut self, tick: &mut Interval) {
         tokio::select! {
             Some(demand) = self.demands.recv() => self.control.demand(demand, Instant::now()),
             Some(query) = self.queries.recv() => self.answer(query),
@@ -144,15 +169,21 @@ impl Client {
         }
     }
 
-    /// Talks until the stream ends; says why it did.
-    async fn converse(&mut self, mut stream: Stream, tick: &mut tokio::time::Interval) -> String {
+    /// Talks until the stream ends, or we are known by a certificate; says which.
+    async fn converse(
+        &mut self,
+        mut stream: Stream,
+        certified: impl Future<Output = ()>,
+        tick: &mut Interval,
+    ) -> End {
+        tokio::pin!(certified);
         self.control.session.connected();
         self.metrics.xds.connected.set(1);
         self.metrics.xds.connections.inc();
         tracing::info!("connected to the control plane");
-        let reason = loop {
+        let end = loop {
             if let Err(reason) = self.send(&stream.outbox).await {
-                break reason;
+                break End::Lost(reason);
             }
             stream.reports.begin(Instant::now(), |now| self.control.trouble(now));
             tokio::select! {
@@ -161,16 +192,17 @@ impl Client {
                         let effects = self.control.session.receive(response);
                         self.control.apply(effects, Instant::now());
                     }
-                    Ok(None) => break "it ended the stream".to_owned(),
-                    Err(status) => break status.to_string(),
+                    Ok(None) => break End::Lost("it ended the stream".to_owned()),
+                    Err(status) => break End::Lost(access::reason(&status)),
                 },
+                () = &mut certified => break End::Certified,
                 () = stream.reports.ended() => {}
                 () = self.step(tick) => {}
             }
         };
         self.control.session.disconnected();
         self.metrics.xds.connected.set(0);
-        reason
+        end
     }
 
     async fn send(&mut self, outbox: &mpsc::Sender<DeltaDiscoveryRequest>) -> Result<(), String> {
@@ -215,22 +247,20 @@ impl Client {
     }
 }
 
-/// Opens a channel and a stream on it.
-async fn connect(endpoint: Endpoint) -> Result<Stream, tonic::Status> {
-    let unavailable = |error: tonic::transport::Error| {
-        let source = std::error::Error::source(&error).map(ToString::to_string);
-        tonic::Status::unavailable(source.unwrap_or_else(|| error.to_string()))
-    };
-    let channel: Channel = endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(unavailable)?;
-    let reports = Calls::new(channel.clone());
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
+/// Waits for the first certificate, where one is to come, but not for ever.
+async fn certified(access: &Access) {
+    let renewed = access.renewed();
+    if access.awaits_certificate() {
+        // Without it the token is shown.
+        let _late = timeout(CERTIFICATE, renewed).await;
+    }
+}
+
+/// Opens a connection and a stream on it.
+async fn connect(access: &Access, proof: Proof) -> Result<Stream, tonic::Status> {
+    let link = access.open(proof).await?;
+    let reports = Calls::new(link.clone());
+    let mut client = AggregatedDiscoveryServiceClient::new(link).max_decoding_message_size(64 << 20);
     let (outbox, requests) = mpsc::channel(OUTBOX);
     let inbox = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
     Ok(Stream { outbox, inbox, reports })

@@ -1,6 +1,6 @@
-//! The wall clock, for the stamps of logs and metrics only.
+//! The wall clock, for the stamps of logs and metrics, and for the validity of certificates.
 //!
-//! Decisions never depend on it: they take a `tokio::time::Instant`, which tests can pause and which no operator can
+//! No other decision depends on it: they take a `tokio::time::Instant`, which tests can pause and which no operator can
 //! set back. Stamps are printed as RFC 3339 in UTC with milliseconds.
 
 use std::{

@@ -4,9 +4,12 @@
 //! it is gone. The lock around the register is taken then and for a scrape, never by a request. At most
 //! [`MAX_SERIES`] series exist, whatever peers and configuration do.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
 };
 
 use super::{
@@ -36,6 +39,8 @@ pub struct Metrics {
     pub proxy: ProxyStats,
     /// Connections that were to be secured.
     pub tls: TlsStats,
+    /// The own identity.
+    pub identity: IdentityStats,
     budget: Arc<Budget>,
     unmatched: Arc<RequestStats>,
     register: Mutex<Register>,
@@ -78,6 +83,24 @@ impl XdsStats {
     }
 }
 
+/// Figures of the own identity.
+#[derive(Debug, Default)]
+pub struct IdentityStats {
+    /// Certificates taken into use.
+    pub renewed: Counter,
+    /// Attempts to get one that failed.
+    pub failed: Counter,
+    /// Bits of the seconds since 1970 at which the certificate in use expires; 0 is none.
+    expires_at: AtomicU64,
+}
+
+impl IdentityStats {
+    /// Notes when the certificate in use expires.
+    pub fn expires(&self, at: SystemTime) {
+        self.expires_at.store(clock::unix_seconds(at).to_bits(), Relaxed);
+    }
+}
+
 /// Figures of the proxy itself.
 #[derive(Debug, Default)]
 pub struct ProxyStats {
@@ -111,6 +134,7 @@ impl Default for Metrics {
             xds: XdsStats::default(),
             proxy: ProxyStats::default(),
             tls: TlsStats::default(),
+            identity: IdentityStats::default(),
             unmatched: Arc::new(RequestStats::free(Labels::unknown(Reporter::Source))),
             budget: Budget::new(MAX_SERIES - RESERVED),
             register: Mutex::new(Register {
@@ -166,6 +190,7 @@ impl Metrics {
         self.xds.write(&mut text);
         self.proxy.write(&mut text, drain);
         self.tls.write(&mut text);
+        self.identity.write(&mut text);
         process::write(&mut text);
         text.finish()
     }
@@ -278,6 +303,19 @@ impl XdsStats {
         let updated = f64::from_bits(self.updated_at.load(Relaxed));
         let help = "When the last update came, in seconds since 1970; 0 is never.";
         text.single("pillion_xds_last_update_timestamp_seconds", "gauge", help, updated);
+    }
+}
+
+impl IdentityStats {
+    fn write(&self, text: &mut Text) {
+        let expires = f64::from_bits(self.expires_at.load(Relaxed));
+        let help = "When the own certificate expires, in seconds since 1970; 0 is none.";
+        text.single("pillion_certificate_expiry_timestamp_seconds", "gauge", help, expires);
+        let name = "pillion_certificate_renewals_total";
+        text.family(name, "counter", "Attempts to get a certificate, by how they ended.");
+        for (result, count) in [("ok", &self.renewed), ("failed", &self.failed)] {
+            text.sample(name, &[("result", result)], count.get());
+        }
     }
 }
 

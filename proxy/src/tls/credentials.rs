@@ -95,7 +95,7 @@ pub struct Wallet {
 }
 
 /// The cryptography of the mesh: AES-GCM and ChaCha20, and hybrid key exchange first.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     use aws_lc_rs::{cipher_suite as suite, kx_group};
     Arc::new(CryptoProvider {
         cipher_suites: vec![

@@ -5,24 +5,25 @@ use std::{fmt, future::pending, time::Duration};
 use futures_util::future::BoxFuture;
 use pillion_xds::report::reports_client::ReportsClient;
 use tokio::time::{Instant, timeout};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use super::{Report, Reporter};
+use crate::control::access::Link;
 
 /// How long the control plane may take to answer. What has changed meanwhile is told afterwards.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// The reports on one connection.
 pub(in crate::control) struct Calls {
-    client: ReportsClient<Channel>,
+    client: ReportsClient<Link>,
     reporter: Reporter,
     under_way: Option<BoxFuture<'static, Result<(), Status>>>,
 }
 
 impl Calls {
     /// No report yet.
-    pub(in crate::control) fn new(channel: Channel) -> Self {
-        Self { client: ReportsClient::new(channel), reporter: Reporter::new(), under_way: None }
+    pub(in crate::control) fn new(link: Link) -> Self {
+        Self { client: ReportsClient::new(link), reporter: Reporter::new(), under_way: None }
     }
 
     /// Begins to tell what there is to tell, unless the last answer is still to come. It goes on while
