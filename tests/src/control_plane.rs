@@ -1,12 +1,13 @@
 //! A control plane on a directory: one `pillion-control-plane` on a loopback address of its own.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
 use crate::address;
 use crate::client::Client;
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::sidecar::ready;
@@ -16,11 +17,11 @@ use crate::sidecar::ready;
 pub struct ControlPlane {
     /// The process.
     pub process: Process,
-    /// Where sidecars connect.
+    /// Where sidecars connect: over TLS if it is a certificate authority.
     pub xds: SocketAddr,
     /// Probes, metrics and status.
     pub admin: SocketAddr,
-    source: PathBuf,
+    args: Vec<String>,
 }
 
 impl ControlPlane {
@@ -28,6 +29,18 @@ impl ControlPlane {
     pub async fn start(source: &Path) -> Result<Self> {
         let ip = address::unused()?;
         Self::start_at(source, SocketAddr::new(ip, 15010), SocketAddr::new(ip, 15014)).await
+    }
+
+    /// Starts one that is a certificate authority with these keys, and waits until it is ready.
+    pub async fn start_secure(source: &Path, keys: &Keys, flags: &[&str]) -> Result<Self> {
+        let ip = address::unused()?;
+        let (xds, admin) = (SocketAddr::new(ip, 15012), SocketAddr::new(ip, 15014));
+        let state = keys.state_dir().display().to_string();
+        let mut args = args(source, "--xds-tls-addr", xds, admin);
+        args.extend(["--state-dir", &state].iter().chain(flags).map(|&arg| arg.to_owned()));
+        let mut started = Self { process: spawn(&args)?, xds, admin, args };
+        started.wait_ready().await?;
+        Ok(started)
     }
 
     /// Starts one at these addresses and waits until it is ready.
@@ -39,7 +52,8 @@ impl ControlPlane {
 
     /// Starts one at these addresses without waiting for readiness.
     pub fn spawn(source: &Path, xds: SocketAddr, admin: SocketAddr) -> Result<Self> {
-        Ok(Self { process: spawn(source, xds, admin)?, xds, admin, source: source.to_owned() })
+        let args = args(source, "--xds-addr", xds, admin);
+        Ok(Self { process: spawn(&args)?, xds, admin, args })
     }
 
     /// Waits until it is ready; fails if it ends.
@@ -54,7 +68,7 @@ impl ControlPlane {
 
     /// Starts it again at the same addresses after [`ControlPlane::kill`].
     pub async fn restart(&mut self) -> Result<()> {
-        self.process = spawn(&self.source, self.xds, self.admin)?;
+        self.process = spawn(&self.args)?;
         self.wait_ready().await
     }
 
@@ -70,14 +84,17 @@ impl ControlPlane {
     }
 }
 
-fn spawn(source: &Path, xds: SocketAddr, admin: SocketAddr) -> Result<Process> {
-    let args = [
+fn args(source: &Path, xds_flag: &str, xds: SocketAddr, admin: SocketAddr) -> Vec<String> {
+    vec![
         "--source".to_owned(),
         format!("dir:{}", source.display()),
-        "--xds-addr".to_owned(),
+        xds_flag.to_owned(),
         xds.to_string(),
         "--admin-addr".to_owned(),
         admin.to_string(),
-    ];
-    Process::start("control plane", "pillion-control-plane", &args)
+    ]
+}
+
+fn spawn(args: &[String]) -> Result<Process> {
+    Process::start("control plane", "pillion-control-plane", args)
 }

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use crate::access_log::AccessLog;
 use crate::black_hole::BlackHole;
 use crate::control_plane::ControlPlane;
+use crate::keys::Keys;
 use crate::policy::{Policy, TARGET_PORT};
+use crate::relay::Relay;
 use crate::shop::{App, Front, Identity, Service, Stats, serve};
 use crate::sidecar::{self, OUTBOUND_PORT, Sidecar};
 use crate::task::{self, Task};
@@ -28,6 +30,15 @@ pub struct Mesh {
     control_plane: Option<ControlPlane>,
     services: BTreeSet<String>,
     pods: u32,
+    security: Option<Security>,
+}
+
+/// What makes a mesh secure.
+#[derive(Debug)]
+struct Security {
+    keys: Keys,
+    /// Further flags of the control plane.
+    flags: Vec<String>,
 }
 
 /// One instance of a service.
@@ -47,12 +58,32 @@ pub struct Instance {
 impl Mesh {
     /// An empty mesh; nothing runs yet.
     pub fn new() -> Result<Self> {
-        Ok(Self { policy: Policy::new()?, control_plane: None, services: BTreeSet::new(), pods: 0 })
+        let (policy, services) = (Policy::new()?, BTreeSet::new());
+        Ok(Self { policy, control_plane: None, services, pods: 0, security: None })
+    }
+
+    /// An empty mesh whose control plane is a certificate authority, started with these flags too, and whose sidecars
+    /// all have an identity.
+    pub fn secure(flags: &[&str]) -> Result<Self> {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Ok(Self { security: Some(Security { keys: Keys::new()?, flags }), ..Self::new()? })
+    }
+
+    /// The secrets of a secure mesh.
+    pub fn keys(&self) -> Result<&Keys> {
+        Ok(&self.security.as_ref().context("the mesh is not secure")?.keys)
     }
 
     /// Starts the control plane on what the policy directory holds now.
     pub async fn start(&mut self) -> Result<()> {
-        self.control_plane = Some(ControlPlane::start(self.policy.path()).await?);
+        let source = self.policy.path();
+        self.control_plane = Some(match &self.security {
+            None => ControlPlane::start(source).await?,
+            Some(Security { keys, flags }) => {
+                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                ControlPlane::start_secure(source, keys, &flags).await?
+            }
+        });
         Ok(())
     }
 
@@ -64,7 +95,15 @@ impl Mesh {
     /// A sidecar of this workload, still to be started; the control plane must run.
     pub fn sidecar(&self, workload: &str) -> Result<sidecar::Builder> {
         let control_plane = self.control_plane.as_ref().context("the mesh has not been started")?;
-        Ok(Sidecar::of(workload).control_plane(control_plane.xds))
+        let sidecar = Sidecar::of(workload);
+        Ok(match &self.security {
+            None => sidecar.control_plane(control_plane.xds),
+            Some(Security { keys, .. }) => sidecar.secure_control_plane(
+                control_plane.xds,
+                &keys.root_file(),
+                &keys.token_file(workload)?,
+            ),
+        })
     }
 
     /// Starts the control plane, unless it runs, and a sidecar for the calls of a test.
@@ -115,6 +154,22 @@ impl Mesh {
         Ok((app, sidecar))
     }
 
+    /// Like [`Mesh::serve_meshed`], with a relay between the pod's address and its sidecar, which keeps what travels.
+    pub async fn serve_tapped(&mut self, service: &str) -> Result<(Instance, Sidecar, Relay)> {
+        let (pod, ip) = self.name_pod(service, "v1")?;
+        let app = Instance::sample(service, "v1", &pod, address::unused_at(TARGET_PORT)?).await?;
+        let relay = Relay::start(SocketAddr::new(ip, TARGET_PORT)).await?;
+        let seen = relay.address.ip();
+        self.expose(service, "v1", &pod, seen)?;
+        self.policy.meshed_pod(&pod, service, "v1", seen)?;
+        if self.control_plane.is_none() {
+            self.start().await?;
+        }
+        let sidecar = self.sidecar(service)?.ip(ip).arg("--pod-ip", &seen.to_string());
+        let sidecar = sidecar.in_front_of(app.address, TARGET_PORT).start().await?;
+        Ok((app, sidecar, relay))
+    }
+
     async fn sidecar_of(
         &mut self,
         service: &str,
@@ -123,6 +178,9 @@ impl Mesh {
         ip: IpAddr,
     ) -> Result<Sidecar> {
         self.expose(service, version, &app.pod, ip)?;
+        if self.security.is_some() {
+            self.policy.meshed_pod(&app.pod, service, version, ip)?;
+        }
         if self.control_plane.is_none() {
             self.start().await?;
         }

@@ -66,6 +66,22 @@ impl Policy {
         self.apply(&format!("pod-{name}"), &pod(name, app, version, ip))
     }
 
+    /// A pod of an app that has a sidecar with an identity.
+    pub fn meshed_pod(&self, name: &str, app: &str, version: &str, ip: IpAddr) -> Result<()> {
+        let marked = "  labels:\n    security.istio.io/tlsMode: istio\n";
+        let yaml = pod(name, app, version, ip).replacen("  labels:\n", marked, 1);
+        self.apply(&format!("pod-{name}"), &yaml)
+    }
+
+    /// A PeerAuthentication of the whole namespace.
+    pub fn peer_authentication(&self, mode: &str) -> Result<()> {
+        let yaml = format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata:\n  name: default\nspec:\n  mtls:\n    \
+             mode: {mode}\n"
+        );
+        self.apply("peer-authentication", &yaml)
+    }
+
     /// Removes a pod.
     pub fn remove_pod(&self, name: &str) -> Result<()> {
         self.delete(&format!("pod-{name}"))

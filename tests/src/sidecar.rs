@@ -1,6 +1,7 @@
 //! A sidecar: one `pillion-proxy` with listeners on a loopback address of its own.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -80,6 +81,24 @@ impl Sidecar {
         ready(&mut self.process, self.admin).await
     }
 
+    /// What `/ready` says, whatever its status.
+    pub async fn readiness_text(&self) -> Result<String> {
+        let reply = Client::http1(self.admin).get(&format!("http://{}/ready", self.admin)).send().await?;
+        Ok(reply.text())
+    }
+
+    /// What `/certs` says of the own identity.
+    pub async fn certs(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.page("/certs").await?)?)
+    }
+
+    /// The serial number of the own certificate.
+    pub async fn serial(&self) -> Result<String> {
+        let certs = self.certs().await?;
+        let serial = certs.pointer("/certificate/serial").and_then(Value::as_str);
+        serial.map(str::to_owned).with_context(|| format!("no certificate in {certs}"))
+    }
+
     /// Asks it to drain.
     pub async fn drain(&self) -> Result<()> {
         Client::http1(self.admin).post(&format!("http://{}/drain", self.admin)).send().await?.expect(200)?;
@@ -108,6 +127,13 @@ impl Builder {
     /// Configured by the control plane at this address.
     pub fn control_plane(self, xds: SocketAddr) -> Self {
         self.arg("--control-plane", &format!("http://{xds}"))
+    }
+
+    /// Configured, and given an identity, by the control plane at this address.
+    pub fn secure_control_plane(self, xds: SocketAddr, root_file: &Path, token_file: &Path) -> Self {
+        self.arg("--control-plane", &format!("https://{xds}"))
+            .arg("--root-file", &root_file.display().to_string())
+            .arg("--token-file", &token_file.display().to_string())
     }
 
     /// Sits in front of the app at this address, and takes `port` of the pod's own address.

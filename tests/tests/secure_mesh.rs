@@ -1,0 +1,102 @@
+//! Sidecars that speak mutual TLS to each other, without the app or the user doing anything.
+
+use anyhow::{Context, Result, ensure};
+use pillion_tests::{Client, Mesh, Wire, eventually};
+
+/// What must never be seen on the wire.
+const MARKER: &str = "plain-text-marker-20817";
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[tokio::test]
+async fn only_tls_is_seen_between_sidecars() -> Result<()> {
+    let mut mesh = Mesh::secure(&[])?;
+    let (app, _server, relay) = mesh.serve_tapped("app").await?;
+    let (caller, _client) = mesh.caller().await?;
+    for client in [caller.app(), caller.app_http2()] {
+        let request =
+            client.post(&format!("http://app/echo?{MARKER}")).header("x-marker", MARKER).body(MARKER);
+        let echo = request.send().await?.expect(200)?.json()?;
+        assert_eq!(echo["body"].as_str(), Some(MARKER));
+    }
+    assert_eq!(app.stats()?.requests(), 2);
+    let taps = relay.taps();
+    ensure!(!taps.is_empty(), "nothing passed the relay");
+    for tap in taps {
+        let (up, down) = (tap.up(), tap.down());
+        // A handshake record of TLS (RFC 8446, section 5.1).
+        ensure!(up.starts_with(&[0x16, 3]), "sent: {:?}", up.get(..16));
+        ensure!(down.starts_with(&[0x16, 3]), "came back: {:?}", down.get(..16));
+        for text in [MARKER, "/echo", "HTTP/1.1", "PRI * HTTP/2.0"] {
+            ensure!(!holds(&up, text) && !holds(&down, text), "{text:?} was seen on the wire");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn strict_refuses_plain_text_and_permissive_takes_both() -> Result<()> {
+    let mut mesh = Mesh::secure(&[])?;
+    let (app, server) = mesh.serve_meshed("app", "v1").await?;
+    let (_caller, meshed) = mesh.caller().await?;
+    let plain = Client::http1(server.inbound);
+    meshed.get("http://app/").send().await?.expect(200)?;
+    plain.get("http://app/").send().await?.expect(200)?;
+    mesh.policy.peer_authentication("STRICT")?;
+    eventually("plain text is refused", || async {
+        ensure!(plain.get("http://app/").send().await.is_err(), "it is still taken");
+        Ok(())
+    })
+    .await?;
+    let before = app.stats()?.requests();
+    let mut wire = Wire::connect(server.inbound).await?;
+    wire.send(b"GET / HTTP/1.1\r\nhost: app\r\n\r\n").await?;
+    let answer = wire.rest().await.unwrap_or_default();
+    ensure!(answer.is_empty(), "it was answered: {answer}");
+    assert_eq!(app.stats()?.requests(), before, "plain text has reached the app");
+    meshed.get("http://app/").send().await?.expect(200)?;
+    mesh.policy.peer_authentication("PERMISSIVE")?;
+    eventually("plain text is taken again", || async {
+        plain.get("http://app/").send().await?.expect(200)?;
+        Ok(())
+    })
+    .await?;
+    meshed.get("http://app/").send().await?.expect(200)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_certificate_nothing_is_sent_in_plain_text() -> Result<()> {
+    let mut mesh = Mesh::secure(&[])?;
+    let (app, server, relay) = mesh.serve_tapped("app").await?;
+    let (_caller, client) = mesh.caller().await?;
+    client.get("http://app/").send().await?.expect(200)?;
+    let before = app.stats()?.requests();
+    // The server's identity is not the one its pod runs as: what answers there is somebody else.
+    let pod = app.pod.clone();
+    let yaml = std::fs::read_to_string(mesh.policy.file(&format!("pod-{pod}")))?;
+    mesh.policy.apply(
+        &format!("pod-{pod}"),
+        &yaml.replace("serviceAccountName: app", "serviceAccountName: somebody-else"),
+    )?;
+    let (_other, other) = {
+        let sidecar = mesh.sidecar("other")?.start().await?;
+        let client = sidecar.app();
+        (sidecar, client)
+    };
+    eventually("the wrong identity is refused", || async {
+        let reply = other.get(&format!("http://app/{MARKER}")).send().await?.expect(503)?;
+        ensure!(reply.flag().starts_with("TLS"), "{}", reply.flag());
+        Ok(())
+    })
+    .await?;
+    assert_eq!(app.stats()?.requests(), before, "it has reached the app");
+    for tap in relay.taps() {
+        ensure!(!holds(&tap.up(), MARKER), "it was sent in plain text");
+    }
+    drop(server);
+    let _still_here = app.stats().context("the app is gone")?;
+    Ok(())
+}
