@@ -207,6 +207,7 @@ impl<'a> Checker<'a> {
                 format!("not used: {} has the same host and is older; only its subsets are added", first.key);
             self.say(Severity::Warning, stored, "spec.trafficPolicy", reason);
         }
+        self.problems.extend(security::mismatch(self.index, stored, rule));
         if let HostPattern::Exact(host) = &rule.host
             && self.has_services
             && self.index.service(host, stored.key.namespace.as_str()).is_none()

@@ -22,7 +22,7 @@ pub(crate) use self::{
     destination::{Missing, Rules, place, resolve},
     endpoints::target_port,
     layers::{Layer, is_port, of_cluster, of_route, of_target},
-    security::Level,
+    security::{Level, Workload},
     service::governing,
 };
 use crate::index::Index;

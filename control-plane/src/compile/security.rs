@@ -25,9 +25,9 @@ use crate::{
 const OWN_DOMAIN: &str = "cluster.local";
 
 /// A workload: its namespace, and the labels of its pods.
-pub(super) struct Workload<'a> {
-    pub(super) namespace: &'a Label,
-    pub(super) labels: Vec<&'a Labels>,
+pub(crate) struct Workload<'a> {
+    pub(crate) namespace: &'a Label,
+    pub(crate) labels: Vec<&'a Labels>,
 }
 
 impl Workload<'_> {
@@ -41,7 +41,7 @@ impl Workload<'_> {
     }
 
     /// What its ports accept: all of them, and single ones.
-    pub(super) fn peer_tls(&self, index: &Index) -> (PeerTls, BTreeMap<u16, PeerTls>) {
+    pub(crate) fn peer_tls(&self, index: &Index) -> (PeerTls, BTreeMap<u16, PeerTls>) {
         let policies = self.policies(index, Kind::PeerAuthentication);
         let policies = policies.into_values().filter_map(|stored| match &stored.object {
             Object::PeerAuthentication(policy) => Some((stored, policy)),

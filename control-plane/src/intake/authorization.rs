@@ -17,7 +17,7 @@ use pillion_policy::{
 
 use super::authentication::targeted;
 use crate::{
-    api::{self, AuthorizationAction},
+    api::{self, AuthorizationAction, ObjectMeta},
     object::{AuthorizationPolicy, Key},
     problem::{Report, unknown},
 };
@@ -36,6 +36,8 @@ const KEYS: [(&str, Subject); 11] = [
     ("destination.port", Subject::Port),
     ("connection.sni", Subject::Text(TextKey::Sni)),
 ];
+/// Marks a policy that is only tried out.
+const DRY_RUN: &str = "istio.io/dry-run";
 /// The keys that name something in brackets.
 const HEADERS: &str = "request.headers";
 const CLAIMS: &str = "request.auth.claims";
@@ -68,10 +70,31 @@ impl Lists<'_> {
     }
 }
 
+/// Whether an AuthorizationPolicy is only tried out: Istio's annotation.
+pub(super) fn is_trial(spec: &api::AuthorizationPolicy, meta: &ObjectMeta, report: &mut Report) -> bool {
+    let Some(value) = meta.annotations.get(DRY_RUN) else { return false };
+    let is_trial = matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True")
+        && spec.action != AuthorizationAction::Custom;
+    if is_trial {
+        let say =
+            |report: &mut Report| report.info("the policy is tried out: read as AUDIT, it decides nothing");
+        report.field("metadata", |report| {
+            report.field("annotations", |report| report.field(DRY_RUN, say));
+        });
+    }
+    is_trial
+}
+
 /// Reads an AuthorizationPolicy.
-pub(super) fn read(spec: &api::AuthorizationPolicy, key: &Key, report: &mut Report) -> AuthorizationPolicy {
+pub(super) fn read(
+    spec: &api::AuthorizationPolicy,
+    key: &Key,
+    is_trial: bool,
+    report: &mut Report,
+) -> AuthorizationPolicy {
     let scope = targeted(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs, report);
     let (action, custom) = action(spec, report);
+    let action = if is_trial { Action::Audit } else { action };
     let rules = report.field("rules", |report| {
         if spec.rules.len() > MAX_RULES {
             report.error(format!("{} rules are too many, the most is {MAX_RULES}", spec.rules.len()));
@@ -96,10 +119,10 @@ fn action(spec: &api::AuthorizationPolicy, report: &mut Report) -> (Action, bool
             report.error("without a rule it matches nothing: the rule {} matches every request");
         });
     }
+    // That CUSTOM is not supported is said where it does not take the policy out of force.
     report.field("provider", |report| match &spec.provider {
-        None if custom => report.error("CUSTOM needs provider.name"),
-        Some(provider) if custom && provider.name.is_empty() => report.error("name is missing"),
         Some(_) if !custom => report.error("only CUSTOM has a provider"),
+        Some(provider) if provider.name.is_empty() => report.warn("name is missing"),
         Some(_) | None => {}
     });
     (action, custom)

@@ -236,7 +236,10 @@ fn read_kind(
             .map(|spec| report.field("spec", |report| authentication::request(&spec, report)))
             .map(Object::RequestAuthentication),
         Kind::AuthorizationPolicy => read_spec(node, report)
-            .map(|spec| report.field("spec", |report| authorization::read(&spec, key, report)))
+            .map(|spec| {
+                let is_trial = authorization::is_trial(&spec, meta, report);
+                report.field("spec", |report| authorization::read(&spec, key, is_trial, report))
+            })
             .map(Box::new)
             .map(Object::AuthorizationPolicy),
     }

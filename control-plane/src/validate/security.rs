@@ -1,21 +1,22 @@
 //! What policies about identities say in vain, or otherwise than meant: selectors that pick nobody, an older policy for
-//! the same workloads, questions about requests where there are none, an authorizer that nobody can ask.
+//! the same workloads, questions about requests where there are none, an authorizer that nobody can ask, callers told to speak what is refused.
 //!
 //! Where nothing is known of Pods, somebody checks policies alone, and selectors are not judged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pillion_policy::{
+    authentication::PeerTls,
     authorization::{Action, Condition, Operation, Rule, TextKey},
-    cluster::{Labels, Protocol},
+    cluster::{ClusterTls, Labels, Protocol},
     name::Label,
 };
 
 use crate::{
-    compile::{Level, target_port},
+    compile::{Level, Workload, target_port},
     index::Index,
-    naming::is_root,
-    object::{AuthorizationPolicy, Kind, Object, PeerAuthentication, Scope, Stored},
+    naming::{HostPattern, is_root},
+    object::{AuthorizationPolicy, DestinationRule, Object, PeerAuthentication, PodFacts, Scope, Stored},
     problem::{Path, Problem, Severity},
 };
 
@@ -27,7 +28,10 @@ pub(super) fn check<'a>(index: &'a Index, policies: &[&'a Stored]) -> Vec<Proble
     if policies.is_empty() {
         return Vec::new();
     }
-    let pods = index.objects().filter(|stored| stored.key.kind == Kind::Pod).map(|stored| &**stored);
+    let pods = index.objects().filter_map(|stored| match &stored.object {
+        Object::Pod(facts) => Some((&**stored, facts)),
+        _ => None,
+    });
     let believing = policies.iter().filter_map(|stored| match &stored.object {
         Object::RequestAuthentication(policy) if !policy.rules.is_empty() => Some(&stored.key.namespace),
         _ => None,
@@ -51,31 +55,59 @@ pub(super) fn check<'a>(index: &'a Index, policies: &[&'a Stored]) -> Vec<Proble
     checker.problems
 }
 
-/// A port that carries opaque bytes, and the labels of a pod that has it.
-type OpaquePort<'a> = ((&'a Label, &'a Label, u16), &'a Labels);
+/// What keeps callers who follow a rule from the pods of its host: that its TLS is not theirs.
+pub(super) fn mismatch(index: &Index, stored: &Stored, rule: &DestinationRule) -> Option<Problem> {
+    let HostPattern::Exact(host) = &rule.host else { return None };
+    let service = index.service(host, stored.key.namespace.as_str())?;
+    let policy = rule.policy.as_ref()?;
+    for port in &service.service.ports {
+        let tls = policy.ports.get(&port.port).unwrap_or(&policy.all).tls.as_ref();
+        for (pod, facts) in index.pods_of(&service) {
+            let Some(number) = target_port(port, facts) else { continue };
+            let workload = Workload { namespace: service.namespace, labels: vec![&pod.labels] };
+            let (mode, ports) = workload.peer_tls(index);
+            let why = match (tls, ports.get(&number).unwrap_or(&mode)) {
+                (Some(ClusterTls::Disable), PeerTls::Strict) if facts.sidecar => {
+                    "takes mutual TLS only (STRICT)"
+                }
+                (Some(ClusterTls::Mutual(_)), PeerTls::Disable) => "takes no mutual TLS (DISABLE)",
+                (Some(ClusterTls::Mutual(_)), _) if !facts.sidecar => "has no sidecar to take mutual TLS",
+                _ => continue,
+            };
+            let reason = format!(
+                "port {} cannot be reached: {}/{} {why}; without tls, what it takes is spoken",
+                port.port, service.namespace, facts.workload
+            );
+            return Some(stored.problem(Severity::Warning, &Path::parse("spec.trafficPolicy"), reason));
+        }
+    }
+    None
+}
 
-/// The ports of workloads that are declared to carry opaque bytes, each once.
-fn opaque_ports(index: &Index) -> Vec<OpaquePort<'_>> {
-    let mut found = BTreeMap::new();
+/// Ports that are declared to carry opaque bytes, by namespace and name of the workload.
+type OpaquePorts<'a> = BTreeMap<(&'a Label, &'a Label), BTreeSet<u16>>;
+
+fn opaque_ports(index: &Index) -> OpaquePorts<'_> {
+    let mut found = OpaquePorts::new();
     for stored in index.objects() {
         let Object::Service(service) = &stored.object else { continue };
         for port in service.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
             for (pod, facts) in index.pods_with(&stored.key.namespace, &service.selector) {
                 if let Some(number) = target_port(port, facts) {
-                    found.entry((&pod.key.namespace, &facts.workload, number)).or_insert(&pod.labels);
+                    found.entry((&pod.key.namespace, &facts.workload)).or_default().insert(number);
                 }
             }
         }
     }
-    found.into_iter().collect()
+    found
 }
 
 struct Checker<'a> {
     index: &'a Index,
-    pods: Vec<&'a Stored>,
+    pods: Vec<(&'a Stored, &'a PodFacts)>,
     /// Namespaces in which tokens are believed.
     believing: BTreeSet<&'a Label>,
-    opaque: Vec<OpaquePort<'a>>,
+    opaque: OpaquePorts<'a>,
     /// PeerAuthentications seen so far: those of a namespace, and those of the mesh under no name.
     modes: BTreeMap<Option<&'a Label>, Vec<(&'a Stored, &'a PeerAuthentication)>>,
     problems: Vec<Problem>,
@@ -91,7 +123,7 @@ impl<'a> Checker<'a> {
         let Some(Scope::Labels(labels)) = stored.object.scope() else { return };
         let namespace = &stored.key.namespace;
         let picks_one = self.index.pods_with(namespace, labels).next().is_some()
-            || is_root(namespace) && self.pods.iter().any(|pod| carries(pod, labels));
+            || is_root(namespace) && self.pods.iter().any(|(pod, _)| carries(pod, labels));
         if !self.pods.is_empty() && !picks_one {
             let reason = "it selects no Pod: the policy is for nobody".to_owned();
             self.say(Severity::Warning, stored, "spec.selector.matchLabels", reason);
@@ -130,11 +162,36 @@ impl<'a> Checker<'a> {
                           refused; use ALLOW, DENY or AUDIT";
             self.say(Severity::Error, stored, "spec.action", reason.to_owned());
         }
+        let ports = self.opaque_ports(stored, policy);
         for (position, rule) in policy.policy.rules.iter().enumerate() {
             let path = format!("spec.rules[{position}]");
             self.tokens(stored, policy, rule, &path);
-            self.opaque(stored, policy, rule, &path);
+            self.opaque(stored, policy.policy.action, (rule, &path), &ports);
         }
+    }
+
+    /// The ports without requests of the workloads that a policy is for.
+    fn opaque_ports(&self, stored: &Stored, policy: &'a AuthorizationPolicy) -> OpaquePorts<'a> {
+        let mut workloads = BTreeSet::new();
+        let namespace = &stored.key.namespace;
+        let is_root = is_root(namespace);
+        match &policy.scope {
+            Scope::Nobody => {}
+            Scope::All => {
+                let all = self.opaque.keys().filter(|(own, _)| is_root || *own == namespace);
+                workloads.extend(all.copied());
+            }
+            Scope::Labels(labels) if is_root => {
+                let pods = self.pods.iter().filter(|(pod, _)| carries(pod, labels));
+                workloads.extend(pods.map(|(pod, facts)| (&pod.key.namespace, &facts.workload)));
+            }
+            Scope::Labels(labels) => {
+                let pods = self.index.pods_with(namespace, labels);
+                workloads.extend(pods.map(|(pod, facts)| (&pod.key.namespace, &facts.workload)));
+            }
+        }
+        let ports = |workload| Some((workload, self.opaque.get(&workload)?.clone()));
+        workloads.into_iter().filter_map(ports).collect()
     }
 
     /// Names rules that ask about tokens where none is believed.
@@ -154,16 +211,22 @@ impl<'a> Checker<'a> {
     }
 
     /// Names rules that ask about requests where opaque bytes are carried.
-    fn opaque(&mut self, stored: &Stored, policy: &AuthorizationPolicy, rule: &Rule, path: &str) {
+    fn opaque(
+        &mut self,
+        stored: &Stored,
+        action: Action,
+        (rule, path): (&Rule, &str),
+        opaque: &OpaquePorts<'a>,
+    ) {
         let mut fields = BTreeSet::new();
         let mut ports = Vec::new();
-        for ((namespace, workload, port), labels) in &self.opaque {
-            let concerned = (*namespace == &stored.key.namespace || is_root(&stored.key.namespace))
-                && policy.scope.holds(labels);
-            let asked = if concerned { of_requests(rule, *port) } else { BTreeSet::new() };
-            if !asked.is_empty() {
-                ports.push(format!("{port} of {namespace}/{workload}"));
-                fields.extend(asked);
+        for ((namespace, workload), numbers) in opaque {
+            for port in numbers {
+                let asked = of_requests(rule, *port);
+                if !asked.is_empty() {
+                    ports.push(format!("{port} of {namespace}/{workload}"));
+                    fields.extend(asked);
+                }
             }
         }
         if ports.is_empty() {
@@ -173,7 +236,7 @@ impl<'a> Checker<'a> {
         ports.truncate(MAX_NAMED);
         ports.extend((more > 0).then(|| format!("{more} more")));
         let (ports, fields) = (ports.join(", "), fields.into_iter().collect::<Vec<_>>().join(", "));
-        let reason = match policy.policy.action {
+        let reason = match action {
             Action::Allow => format!(
                 "no effect on port {ports}, which is TCP and has no {fields}: nobody is allowed by it"
             ),

@@ -236,8 +236,6 @@ fn mistakes_in_policies_are_named() {
         ("action: DENY", "spec.rules: without a rule it matches nothing"),
         ("action: AUDIT, rules: []", "spec.rules: without a rule it matches nothing"),
         ("action: CUSTOM, provider: {name: a}", "spec.rules: without a rule it matches nothing"),
-        ("action: CUSTOM, rules: [{}]", "spec.provider: CUSTOM needs provider.name"),
-        ("action: CUSTOM, rules: [{}], provider: {}", "spec.provider: name is missing"),
         ("action: DENY, rules: [{}], provider: {name: a}", "spec.provider: only CUSTOM has a provider"),
         (
             "action: DENI, rules: [{}]",
@@ -297,4 +295,22 @@ fn a_policy_for_waypoints_is_for_no_workload() {
     let stored = read_file("x.yaml", &text, &naming).unwrap().remove(0).object.unwrap();
     assert_eq!(stored.object.scope(), Some(&Scope::Nobody));
     assert!(stored.notes[0].reason.starts_with("accepted, not enforced yet: no sidecar is a target"));
+}
+
+#[test]
+fn a_policy_that_is_tried_out_decides_nothing() {
+    let naming = Naming::new(&pillion_policy::name::Hostname::new("cluster.local").unwrap());
+    let read = |action: &str, dry_run: &str| {
+        let text = object(&format!("action: {action}, rules: [{{}}]"));
+        let text =
+            text.replace("{name: x", &format!("{{annotations: {{istio.io/dry-run: '{dry_run}'}}, name: x"));
+        let stored = read_file("x.yaml", &text, &naming).unwrap().remove(0).object.unwrap();
+        let Object::AuthorizationPolicy(policy) = &stored.object else { panic!("{stored:?}") };
+        (policy.policy.action, stored.notes.iter().map(|note| note.path.clone()).collect::<Vec<_>>())
+    };
+    let told = vec!["metadata.annotations.istio.io/dry-run".to_owned()];
+    assert_eq!(read("DENY", "true"), (Action::Audit, told.clone()));
+    assert_eq!(read("ALLOW", "1"), (Action::Audit, told));
+    assert_eq!(read("DENY", "false"), (Action::Deny, Vec::new()));
+    assert_eq!(read("CUSTOM", "true"), (Action::Deny, Vec::new()));
 }

@@ -144,3 +144,39 @@ fn questions_about_tokens_are_named_where_none_is_believed() {
         assert_eq!(remarks(&[&policy, &believing.replace("namespace: shop", "namespace: x")]), [expected]);
     }
 }
+
+#[test]
+fn callers_who_are_told_to_speak_what_is_refused_are_named() {
+    let sidecar = DATABASE.replace(
+        "metadata: {name: db-0,",
+        "metadata: {name: db-0, annotations: {sidecar.istio.io/status: ''},",
+    );
+    let rule = |tls: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: db, namespace: shop}}\nspec: {{host: db, \
+             trafficPolicy: {{{tls}}}}}\n"
+        )
+    };
+    let [disable, mutual] = ["DISABLE", "ISTIO_MUTUAL"].map(|mode| rule(&format!("tls: {{mode: {mode}}}")));
+    let only_http = rule("portLevelSettings: [{port: {number: 80}, tls: {mode: DISABLE}}]");
+    let mode = |mode: &str| object("PeerAuthentication", "x", &format!("mtls: {{mode: {mode}}}"));
+    let said = |port: u16, why: &str| {
+        vec![format!(
+            "warning spec.trafficPolicy: port {port} cannot be reached: shop/db {why}; without tls, what it takes is spoken"
+        )]
+    };
+    let strict = "takes mutual TLS only (STRICT)";
+    let none = Vec::<String>::new();
+    for (pods, rule, mode, expected) in [
+        (sidecar.as_str(), &disable, mode("STRICT"), said(5432, strict)),
+        (&sidecar, &only_http, mode("STRICT"), said(80, strict)),
+        (&sidecar, &disable, mode("PERMISSIVE"), none.clone()),
+        (DATABASE, &disable, mode("STRICT"), none.clone()),
+        (&sidecar, &mutual, mode("STRICT"), none.clone()),
+        (&sidecar, &mutual, mode("DISABLE"), said(5432, "takes no mutual TLS (DISABLE)")),
+        (DATABASE, &mutual, mode("PERMISSIVE"), said(5432, "has no sidecar to take mutual TLS")),
+        (&sidecar, &rule("loadBalancer: {simple: RANDOM}"), mode("STRICT"), none),
+    ] {
+        assert_eq!(remarks(&[pods, rule, &mode]), expected, "{rule}{mode}");
+    }
+}
