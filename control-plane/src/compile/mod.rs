@@ -46,7 +46,7 @@ pub(crate) fn resource(
             service::service_policy(index, &name.parse().ok()?, labels).map(Arc::new).map(Resource::Service)
         }
         ResourceKind::Workload => {
-            let policy = workload::workload_policy(index, mesh, &name.parse().ok()?);
+            let policy = workload::workload_policy(index, &mesh.trust_domain, &name.parse().ok()?);
             Some(Resource::Workload(Arc::new(policy)))
         }
     }

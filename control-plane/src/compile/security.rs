@@ -1,17 +1,15 @@
 //! What policies about identities mean for one workload: whom it believes, and who may call it.
 //!
 //! The pods of a workload are alike; where they are not, because a new version brings other labels, a policy that is for
-//! one of them is for all. A policy that names a principal of the mesh's trust domain means the same account in every
-//! domain that is taken for it.
+//! one of them is for all. Texts are carried as they are written: that a principal is meant in every name of the mesh's
+//! trust domain is known where it is compared.
 
 use std::collections::BTreeMap;
 
 use pillion_policy::{
     authentication::{JwtRule, PeerTls},
-    authorization::{AuthorizationPolicy, Choice, Condition, TextKey, TextMatch},
+    authorization::AuthorizationPolicy,
     cluster::Labels,
-    identity::TrustDomain,
-    mesh::MeshConfig,
     name::Label,
 };
 
@@ -20,9 +18,6 @@ use crate::{
     naming::is_root,
     object::{Key, Kind, Object, PeerAuthentication, Scope, Stored},
 };
-
-/// Istio's name for the trust domain of the mesh, whatever it is.
-const OWN_DOMAIN: &str = "cluster.local";
 
 /// A workload: its namespace, and the labels of its pods.
 pub(crate) struct Workload<'a> {
@@ -60,11 +55,10 @@ impl Workload<'_> {
     }
 
     /// Who may call it.
-    pub(super) fn authorization(&self, index: &Index, mesh: &MeshConfig) -> Vec<AuthorizationPolicy> {
-        let domains: Vec<_> = [&mesh.trust_domain].into_iter().chain(&mesh.trust_domain_aliases).collect();
+    pub(super) fn authorization(&self, index: &Index) -> Vec<AuthorizationPolicy> {
         let policies = self.policies(index, Kind::AuthorizationPolicy);
         let policies = policies.into_values().filter_map(|stored| match &stored.object {
-            Object::AuthorizationPolicy(policy) => Some(in_domains(&policy.policy, &domains)),
+            Object::AuthorizationPolicy(policy) => Some(policy.policy.clone()),
             _ => None,
         });
         policies.collect()
@@ -98,52 +92,6 @@ impl Level {
             Scope::All => Self::Namespace,
             Scope::Labels(_) | Scope::Nobody => Self::Workload,
         }
-    }
-}
-
-/// The policy with its principals in every domain that is taken for that of the mesh.
-fn in_domains(policy: &AuthorizationPolicy, domains: &[&TrustDomain]) -> AuthorizationPolicy {
-    let mut policy = policy.clone();
-    for rule in &mut policy.rules {
-        for source in &mut rule.from {
-            widen(&mut source.principals, domains);
-        }
-        for condition in &mut rule.when {
-            if let Condition::Text { key: TextKey::SourcePrincipal, values } = condition {
-                widen(values, domains);
-            }
-        }
-    }
-    policy
-}
-
-fn widen(principals: &mut Choice<TextMatch>, domains: &[&TrustDomain]) {
-    for list in [&mut principals.any_of, &mut principals.none_of] {
-        let mut wide = Vec::with_capacity(list.len());
-        for text in list.drain(..) {
-            for text in everywhere(text, domains) {
-                if !wide.contains(&text) {
-                    wide.push(text);
-                }
-            }
-        }
-        *list = wide;
-    }
-}
-
-/// A principal in each of the domains, if it is in one of them.
-fn everywhere(text: TextMatch, domains: &[&TrustDomain]) -> Vec<TextMatch> {
-    type Make = fn(String) -> TextMatch;
-    let (principal, make): (&str, Make) = match &text {
-        TextMatch::Exact(exact) => (exact, TextMatch::Exact),
-        TextMatch::Prefix(prefix) => (prefix, TextMatch::Prefix),
-        TextMatch::Suffix(_) | TextMatch::Present => return vec![text],
-    };
-    match principal.split_once('/') {
-        Some((own, rest)) if own == OWN_DOMAIN || domains.iter().any(|domain| domain.as_str() == own) => {
-            domains.iter().map(|domain| make(format!("{domain}/{rest}"))).collect()
-        }
-        _ => vec![text],
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pillion_policy::{
     cluster::Labels,
-    mesh::MeshConfig,
+    identity::TrustDomain,
     name::WorkloadName,
     service::ServiceRef,
     workload::{WorkloadPolicy, WorkloadPort},
@@ -30,7 +30,11 @@ pub(crate) fn labels<'a>(index: &'a Index, name: &WorkloadName) -> Option<&'a La
 
 /// The policy of a workload, found by its name or the name of one of its pods. One without pods has a policy too: it
 /// may be starting.
-pub(crate) fn workload_policy(index: &Index, mesh: &MeshConfig, name: &WorkloadName) -> WorkloadPolicy {
+pub(crate) fn workload_policy(
+    index: &Index,
+    trust_domain: &TrustDomain,
+    name: &WorkloadName,
+) -> WorkloadPolicy {
     let mut pods: Vec<(&Stored, &PodFacts)> =
         index.pods_in(&name.namespace, &name.name).map(|(stored, pod)| (&**stored, pod)).collect();
     if pods.is_empty() {
@@ -62,11 +66,11 @@ pub(crate) fn workload_policy(index: &Index, mesh: &MeshConfig, name: &WorkloadN
     let (peer_tls, port_tls) = workload.peer_tls(index);
     WorkloadPolicy {
         name: name.clone(),
-        identity: pods.first().map(|(stored, pod)| identity(&mesh.trust_domain, stored, pod)),
+        identity: pods.first().map(|(stored, pod)| identity(trust_domain, stored, pod)),
         ports: ports.into_values().collect(),
         peer_tls,
         port_tls,
-        authorization: workload.authorization(index, mesh),
+        authorization: workload.authorization(index),
         authentication: workload.authentication(index),
     }
 }

@@ -222,7 +222,7 @@ impl<'a> Checker<'a> {
         let mut ports = Vec::new();
         for ((namespace, workload), numbers) in opaque {
             for port in numbers {
-                let asked = of_requests(rule, *port);
+                let asked = of_requests(rule, action, *port);
                 if !asked.is_empty() {
                     ports.push(format!("{port} of {namespace}/{workload}"));
                     fields.extend(asked);
@@ -264,17 +264,18 @@ fn about_token(condition: &Condition) -> bool {
     }
 }
 
-/// What a rule asks about requests to a port, if it is for that port at all.
-fn of_requests(rule: &Rule, port: u16) -> BTreeSet<&'static str> {
-    let for_port = |operation: &&Operation| {
+/// What a rule asks about requests to a port, if it is for that port at all. A rule that allows is left out as a whole
+/// where there are no requests, whichever of its operations asks about them.
+fn of_requests(rule: &Rule, action: Action, port: u16) -> BTreeSet<&'static str> {
+    let is_for_port = |operation: &Operation| {
         let ports = &operation.ports;
         (ports.any_of.is_empty() || ports.any_of.contains(&port)) && !ports.none_of.contains(&port)
     };
-    let operations: Vec<_> = rule.to.iter().filter(for_port).collect();
-    if operations.is_empty() && !rule.to.is_empty() {
+    if !rule.to.is_empty() && !rule.to.iter().any(is_for_port) {
         return BTreeSet::new();
     }
-    let of_operations = operations.into_iter().flat_map(|operation| {
+    let operations = rule.to.iter().filter(|operation| action == Action::Allow || is_for_port(operation));
+    let of_operations = operations.flat_map(|operation| {
         [
             ("hosts", !operation.hosts.is_empty()),
             ("methods", !operation.methods.is_empty()),

@@ -30,7 +30,7 @@ fn policies_that_fit_are_passed_over() {
         "selector: {matchLabels: {app: db}}, rules: [{from: [{source: {namespaces: [shop]}}]}]",
         "rules: [{to: [{operation: {methods: [GET], ports: ['80']}}]}]",
         "rules: [{to: [{operation: {methods: [GET], notPorts: ['5433']}}]}]",
-        "rules: [{to: [{operation: {ports: ['5433']}}, {operation: {paths: [/x], ports: ['80']}}]}]",
+        "action: DENY, rules: [{to: [{operation: {ports: ['5433']}}, {operation: {paths: [/x], ports: ['80']}}]}]",
         "selector: {matchLabels: {app: db}}, rules: [{when: [{key: source.ip, values: [10.0.0.0/8]}]}]",
     ] {
         assert_eq!(remarks(&[DATABASE, &policy(spec)]), Vec::<String>::new(), "{spec}");
@@ -121,6 +121,9 @@ fn questions_about_requests_are_named_where_there_are_none() {
             );
         }
     }
+    let mixed = "rules: [{to: [{operation: {ports: ['5433']}}, {operation: {paths: [/x], ports: ['80']}}]}]";
+    let said = remarks(&[DATABASE, &policy(mixed)]);
+    assert!(said.len() == 1 && said[0].contains("no effect on port 5433"), "{said:?}");
     let other = policy("selector: {matchLabels: {app: web}}, rules: [{to: [{operation: {methods: [GET]}}]}]");
     let web = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, labels: {app: web}}\nstatus: {podIP: 10.0.0.2}\n";
     assert_eq!(remarks(&[DATABASE, web, &other]), Vec::<String>::new());
