@@ -2,9 +2,8 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration as Lifetime,
 };
 
 use anyhow::{Context, Result, bail};
@@ -13,15 +12,20 @@ use http::{Request, Uri, header::HOST};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use pillion_control_plane::{StatusReport, check_files, crds, create_token, lifetime};
+use pillion_control_plane::{
+    Phase, StatusReport, check_files, crds, create_token, lifetime, request_root, rotation,
+};
 use pillion_policy::name::{Hostname, Label};
 use tokio::{
     net::TcpStream,
-    time::{Duration, timeout},
+    time::{Duration, sleep, timeout},
 };
 
 /// How long the control plane may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it is looked how a change of the root goes on.
+const ROTATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The command line of the Pillion service mesh.
 #[derive(Debug, Parser)]
@@ -57,6 +61,9 @@ enum Command {
     /// Make tokens by which workloads prove who they are before they have a certificate
     #[command(subcommand)]
     Token(Token),
+    /// Look after the certificate authority of a control plane
+    #[command(subcommand)]
+    Ca(Ca),
     /// Show, as JSON, what proxies have subscribed to
     Config {
         #[command(flatten)]
@@ -82,7 +89,22 @@ enum Token {
 
         /// For how long the token is good
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
-        ttl: Lifetime,
+        ttl: Duration,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Ca {
+    /// Change the root: tell the new one to every proxy, sign with it, and give up the old one; shows how it goes on
+    ///
+    /// The control plane does it, and goes on when this command is interrupted or the control plane is restarted.
+    Rotate {
+        /// What the control plane has as its --state-dir
+        #[arg(long, env = "PILLION_STATE_DIR", value_name = "DIR")]
+        state_dir: PathBuf,
+
+        #[command(flatten)]
+        from: From,
     },
 }
 
@@ -106,6 +128,7 @@ fn main() -> ExitCode {
         Command::Token(Token::Create { namespace, service_account, state_dir, ttl }) => {
             create_token(&state_dir, &namespace, &service_account, ttl).and_then(|token| print(token + "\n"))
         }
+        Command::Ca(Ca::Rotate { state_dir, from }) => rotate(&state_dir, &from.control_plane_admin),
         Command::Status { from, json } => status(&from.control_plane_admin, json),
         Command::Config { from } => fetch(&from.control_plane_admin, "/config_dump").and_then(print),
     };
@@ -141,6 +164,27 @@ fn status(admin: &Uri, json: bool) -> Result<ExitCode> {
     let report: StatusReport =
         serde_json::from_str(&text).context("the control plane's answer is of another version")?;
     print(report.to_string())
+}
+
+/// Asks for a new root and watches until it is in force.
+fn rotate(state_dir: &Path, admin: &Uri) -> Result<ExitCode> {
+    request_root(state_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut last = String::new();
+    while rotation(state_dir)? != Phase::Settled {
+        let report =
+            fetch(admin, "/status").and_then(|text| Ok(serde_json::from_str::<StatusReport>(&text)?));
+        let said = match report {
+            Ok(report) => report.authority.and_then(|authority| authority.rotation),
+            Err(error) => Some(format!("{error:#}; it goes on once the control plane is there")),
+        };
+        if let Some(said) = said.filter(|said| *said != last) {
+            print(format!("{said}\n"))?;
+            last = said;
+        }
+        runtime.block_on(async { sleep(ROTATION_INTERVAL).await });
+    }
+    print("the new root is in force, the old one is not believed any more\n".to_owned())
 }
 
 fn print(text: String) -> Result<ExitCode> {

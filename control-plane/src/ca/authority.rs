@@ -14,15 +14,12 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 
 use super::{
-    certificate::Certificate,
+    certificate::{Certificate, SKEW},
     request::{self, Refusal},
 };
 
 /// For how long a root made here is valid.
 const ROOT_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// A certificate is valid from a minute before it is made: clocks differ.
-const SKEW: Duration = Duration::from_secs(60);
 
 /// Length of serial numbers in bytes; RFC 5280 allows 20, CAs are expected to use at least 8 random ones.
 const SERIAL: usize = 16;

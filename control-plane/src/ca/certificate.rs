@@ -13,12 +13,16 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 
 use crate::clock::unix_seconds;
 
+/// A certificate of ours is valid from a minute before it is made: clocks differ.
+pub(super) const SKEW: Duration = Duration::from_secs(60);
+
 /// A certificate that could be read.
 #[derive(Clone)]
 pub(crate) struct Certificate {
     der: CertificateDer<'static>,
     fingerprint: String,
     subject: String,
+    issued: SystemTime,
     not_after: SystemTime,
 }
 
@@ -41,10 +45,11 @@ impl Certificate {
     pub(crate) fn new(der: CertificateDer<'static>) -> Option<Self> {
         let parsed = parse(&der)?;
         let not_after = time(parsed.validity().not_after);
+        let issued = time(parsed.validity().not_before) + SKEW;
         let subject = parsed.subject().to_string();
         let hash = digest(&SHA256, &der);
         let fingerprint = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(Self { fingerprint, subject, not_after, der })
+        Some(Self { fingerprint, subject, issued, not_after, der })
     }
 
     /// All certificates of a PEM file, in its order.
@@ -76,6 +81,11 @@ impl Certificate {
     /// Its subject, for people.
     pub(crate) fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// When it was issued, as the authority here stamps its certificates.
+    pub(crate) fn issued(&self) -> SystemTime {
+        self.issued
     }
 
     /// Until when it is valid.

@@ -16,6 +16,7 @@ mod certificate;
 mod expiry;
 mod pace;
 mod request;
+mod rotation;
 mod state_dir;
 
 pub(crate) use self::{
@@ -24,7 +25,12 @@ pub(crate) use self::{
     expiry::Expiry,
     pace::Pace,
     request::Refusal,
+    rotation::{Customer, DWELL, Renewals, Standing, acknowledged, renewed},
     state_dir::{StateDir, from_files},
+};
+pub use self::{
+    rotation::Phase,
+    state_dir::{request_root, rotation},
 };
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! Root and keys on disk.
 //!
 //! ```text
-//!   root.pem        every root that is to be believed: what a proxy is given as --root-file      0644
-//!   root-key.pem    key of the root that signs                                                    0600
-//!   token-key.pem   key by which tokens for workloads are signed, made on first use               0600
+//!   root.pem            every root that is to be believed: what a proxy is given as --root-file   0644
+//!   root-key.pem        key of the root that signs                                                0600
+//!   token-key.pem       key by which tokens for workloads are signed, made on first use           0600
+//!   next-root-key.pem   while the root is changed: key of the one that will sign                  0600
+//!   retiring.pem        while the root is changed: the one that has signed                        0644
 //! ```
 //!
 //! A file appears whole or not at all: it is written beside, flushed to disk, and then given its name. A file that is
@@ -21,11 +23,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
-use super::{authority::Authority, certificate::Certificate};
+use super::{authority::Authority, certificate::Certificate, rotation::Phase};
 
 const ROOTS: &str = "root.pem";
 const ROOT_KEY: &str = "root-key.pem";
 const TOKEN_KEY: &str = "token-key.pem";
+const NEXT_KEY: &str = "next-root-key.pem";
+const RETIRING: &str = "retiring.pem";
 
 const PUBLIC: u32 = 0o644;
 const SECRET: u32 = 0o600;
@@ -43,6 +47,18 @@ impl StateDir {
             .create(path)
             .with_context(|| format!("cannot make the directory {}", path.display()))?;
         Ok(Self(path.to_owned()))
+    }
+
+    /// The directory of a control plane that has been started before.
+    fn existing(path: &Path) -> Result<Self> {
+        let state = Self(path.to_owned());
+        if !exists(&state.0.join(ROOT_KEY))? {
+            bail!(
+                "{} holds no root: only one that was made in a --state-dir can be changed there",
+                path.display()
+            );
+        }
+        Ok(state)
     }
 
     /// The authority kept here; on first use, one with a new root.
@@ -73,6 +89,56 @@ impl StateDir {
         read_key(&path, Access::Private)
     }
 
+    /// Where a change of the root stands.
+    pub(crate) fn phase(&self) -> Result<Phase> {
+        Ok(match (exists(&self.0.join(NEXT_KEY))?, exists(&self.0.join(RETIRING))?) {
+            (true, _) => Phase::Distribute,
+            (false, true) => Phase::Sign,
+            (false, false) => Phase::Settled,
+        })
+    }
+
+    /// Begins [`Phase::Distribute`]: the new root is believed beside the old one. Doing it again changes nothing.
+    pub(crate) fn distribute(&self, now: SystemTime) -> Result<()> {
+        let key = read_key(&self.0.join(NEXT_KEY), Access::Private)?;
+        let mut roots = read_certificates(&self.0.join(ROOTS))?;
+        if roots.iter().any(|root| root.has_key(key.public_key_raw())) {
+            return Ok(());
+        }
+        roots.push(Authority::root(&key, now).context("cannot make a root certificate")?);
+        self.replace(ROOTS, &all(&roots))
+    }
+
+    /// Begins [`Phase::Sign`]. The key of the old root is gone from then on.
+    pub(crate) fn switch(&self, signer: &Certificate) -> Result<()> {
+        let next = read_key(&self.0.join(NEXT_KEY), Access::Private)?;
+        if !read_certificates(&self.0.join(ROOTS))?.iter().any(|root| root.has_key(next.public_key_raw())) {
+            bail!("{NEXT_KEY} in {} is the key of no root that was told to anybody", self.0.display());
+        }
+        self.replace(RETIRING, &signer.pem())?;
+        let (from, to) = (self.0.join(NEXT_KEY), self.0.join(ROOT_KEY));
+        let moved = fs::rename(&from, &to).and_then(|()| self.flush());
+        moved.with_context(|| format!("cannot put {} in the place of {}", from.display(), to.display()))
+    }
+
+    /// Since when the new root signs.
+    pub(crate) fn switched_at(&self) -> Result<SystemTime> {
+        let path = self.0.join(RETIRING);
+        let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        modified.with_context(|| format!("cannot look at {}", path.display()))
+    }
+
+    /// Ends the change: the old root is not believed any more.
+    pub(crate) fn retire(&self) -> Result<()> {
+        let path = self.0.join(RETIRING);
+        let retiring = read_certificates(&path)?;
+        let mut roots = read_certificates(&self.0.join(ROOTS))?;
+        roots.retain(|root| retiring.iter().all(|other| other.fingerprint() != root.fingerprint()));
+        self.replace(ROOTS, &all(&roots))?;
+        let removed = fs::remove_file(&path).and_then(|()| self.flush());
+        removed.with_context(|| format!("cannot remove {}", path.display()))
+    }
+
     fn make_root(&self, now: SystemTime) -> Result<()> {
         let key = new_key()?;
         let root = Authority::root(&key, now).context("cannot make a root certificate")?;
@@ -97,6 +163,13 @@ impl StateDir {
         created.with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Puts a public file in the place of the one that is there.
+    fn replace(&self, name: &str, content: &str) -> Result<()> {
+        let (beside, path) = (self.beside(name), self.0.join(name));
+        let result = write(&beside, content, PUBLIC).and_then(|()| fs::rename(&beside, &path));
+        result.and_then(|()| self.flush()).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     fn beside(&self, name: &str) -> PathBuf {
         self.0.join(format!(".{name}.{}", std::process::id()))
     }
@@ -104,6 +177,20 @@ impl StateDir {
     fn flush(&self) -> io::Result<()> {
         File::open(&self.0)?.sync_all()
     }
+}
+
+/// Asks the control plane that has this state directory to change its root; nothing when it is doing so already.
+pub fn request_root(state_dir: &Path) -> Result<()> {
+    let state = StateDir::existing(state_dir)?;
+    match state.phase()? {
+        Phase::Settled => state.create(NEXT_KEY, &new_key()?.serialize_pem(), SECRET).map(drop),
+        Phase::Distribute | Phase::Sign => Ok(()),
+    }
+}
+
+/// Where the change of the root stands in a state directory.
+pub fn rotation(state_dir: &Path) -> Result<Phase> {
+    StateDir::existing(state_dir)?.phase()
 }
 
 const RESTORE: &str = "restore it, or empty the directory to begin with a new root";
@@ -122,6 +209,10 @@ pub(crate) fn from_files(certificates: &Path, key: &Path) -> Result<Authority> {
     let key = read_key(key, Access::Given)?;
     Authority::new(key, read_certificates(certificates)?)
         .with_context(|| format!("{} cannot be used", certificates.display()))
+}
+
+fn all(certificates: &[Certificate]) -> String {
+    certificates.iter().map(Certificate::pem).collect()
 }
 
 fn new_key() -> Result<KeyPair> {

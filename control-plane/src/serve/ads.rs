@@ -90,12 +90,14 @@ impl AggregatedDiscoveryService for Ads {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let identity = self.callers.as_ref().map(|callers| callers.identify(&request)).transpose()?;
+        let proved = self.callers.as_ref().map(|callers| callers.identify(&request)).transpose()?;
+        let (identity, issued) = proved.map_or((None, None), |(identity, issued)| (Some(identity), issued));
         let id = self.hub.number();
         let (responses, outgoing) = mpsc::channel(RESPONSES);
         let peer = request.remote_addr();
         let caller = caller(peer, identity.as_ref());
-        self.hub.send(Command::Open(Stream { id, peer, identity, responses })).await.map_err(stopping)?;
+        let stream = Stream { id, peer, identity, issued, responses };
+        self.hub.send(Command::Open(stream)).await.map_err(stopping)?;
         task::spawn("proxy stream", carry(request.into_inner(), self.hub.clone(), id, caller));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }

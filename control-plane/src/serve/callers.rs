@@ -3,7 +3,7 @@
 //! A certificate that is valid now counts before a token. A caller that proves nothing is turned away, and told why in
 //! words that help who runs it and nobody else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use pillion_policy::identity::{Identity, TrustDomain};
 use tokio::sync::watch;
@@ -27,21 +27,25 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    /// The identity that the caller has proved.
-    pub(super) fn identify<T>(&self, request: &Request<T>) -> Result<Identity, Status> {
-        self.by_certificate(request).map_or_else(|| self.by_token(request), Ok).inspect_err(|status| {
+    /// The identity that the caller has proved, and when the certificate was issued that proves it.
+    pub(super) fn identify<T>(&self, request: &Request<T>) -> Result<(Identity, Option<SystemTime>), Status> {
+        let proved = match self.by_certificate(request) {
+            Some((identity, issued)) => Ok((identity, Some(issued))),
+            None => self.by_token(request).map(|identity| (identity, None)),
+        };
+        proved.inspect_err(|status| {
             let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
             tracing::warn!(peer, error = status.message(), "a caller has not proved who it is");
         })
     }
 
     /// The handshake has verified the chain; but that may be long ago.
-    fn by_certificate<T>(&self, request: &Request<T>) -> Option<Identity> {
+    fn by_certificate<T>(&self, request: &Request<T>) -> Option<(Identity, SystemTime)> {
         let tls = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>()?;
         let certificate = Certificate::new(tls.peer_certs()?.first()?.clone())?;
         let identity = certificate.identity()?;
         let is_ours = identity.trust_domain() == self.trust_domain.as_str();
-        (is_ours && certificate.not_after() > clock::now()).then_some(identity)
+        (is_ours && certificate.not_after() > clock::now()).then(|| (identity, certificate.issued()))
     }
 
     fn by_token<T>(&self, request: &Request<T>) -> Result<Identity, Status> {

@@ -1,7 +1,12 @@
 //! The desk at which certificates are issued: one task that owns the authority.
 //!
 //! Callers hand in [`Order`]s through a bounded queue. Beside them the task keeps what ages in order: the certificate the
-//! control plane serves with, the keys of issuers of tokens, and the warnings before a certificate expires.
+//! control plane serves with, the keys of issuers of tokens, and the warnings before a certificate expires. A change of
+//! the root goes on here, too (`rotation`).
+
+mod rotation;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs,
@@ -23,9 +28,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
+use self::rotation::Rotation;
 use super::{Command, Hub, callers::Callers, status::Facts, tls};
 use crate::{
-    ca::{Authority, Expiry, Issued, Names, Pace, Refusal, StateDir, from_files},
+    ca::{Authority, Customer, Expiry, Issued, Names, Pace, Phase, Refusal, StateDir, from_files},
     clock,
     config::Config,
     metrics::Metrics,
@@ -54,9 +60,6 @@ const DNS_NAMES: [&str; 4] = [
     "pillion-control-plane.pillion-system.svc",
     "istiod.istio-system.svc",
 ];
-
-/// Somebody who wants a certificate: replicas share an identity, but not an address.
-pub(super) type Customer = (Identity, Option<IpAddr>);
 
 /// A certificate that is asked for.
 #[derive(Debug)]
@@ -90,6 +93,9 @@ pub(crate) struct Desk {
 #[derive(Debug)]
 pub(crate) struct Issuer {
     authority: Authority,
+    /// Where the root can be changed; nowhere when it was given to us.
+    state: Option<StateDir>,
+    rotation: Rotation,
     lifetime: Duration,
     own: Own,
     current: watch::Sender<Option<Arc<ServerConfig>>>,
@@ -137,6 +143,7 @@ impl Issuer {
         if state.is_none() && issuer.is_none() {
             bail!("nobody could prove who it is: give --state-dir, or --token-issuer and --token-jwks");
         }
+        let changeable = state.clone().filter(|_| config.ca_cert.is_none());
         let tokens = Tokens::read(config.trust_domain.clone(), state, issuer)?;
         let (sender, orders) = mpsc::channel(QUEUE);
         let current = watch::Sender::new(None);
@@ -148,6 +155,8 @@ impl Issuer {
         let desk = Desk { current: current.subscribe(), callers, orders: sender };
         let mut issuer = Self {
             authority,
+            state: changeable,
+            rotation: Rotation::new(Phase::Settled),
             lifetime: config.leaf_lifetime,
             own: Own::new(&config.trust_domain, config.xds_tls_addr.ip())?,
             current,
@@ -164,7 +173,7 @@ impl Issuer {
 
     /// What proxies and people are told of the authority.
     pub(crate) fn facts(&self) -> Facts {
-        Facts::of(&self.authority)
+        Facts::of(&self.authority, self.rotation.said().map(ToOwned::to_owned))
     }
 
     /// Serves customers until all of them are gone.
@@ -178,7 +187,10 @@ impl Issuer {
                     Some(order) => self.serve(order, clock::now()),
                     None => return Ok(()),
                 },
-                _ = tick.tick() => self.look_after(clock::now()),
+                _ = tick.tick() => {
+                    self.look_after(clock::now());
+                    self.go_on(&hub).await?;
+                }
             }
         }
     }
@@ -188,7 +200,7 @@ impl Issuer {
         let lifetime = lifetime.map_or(self.lifetime, |lifetime| lifetime.min(self.lifetime));
         let (identity, from) = customer.clone();
         let from = from.map(|from| from.to_string()).unwrap_or_default();
-        let result = if self.pace.allow(customer, Instant::now()) {
+        let result = if self.pace.allow(customer.clone(), Instant::now()) {
             self.authority.sign(&request, &identity, lifetime, now).map_err(Denied::Refused)
         } else {
             Err(Denied::TooOften)
@@ -196,6 +208,7 @@ impl Issuer {
         match &result {
             Ok(issued) => {
                 self.metrics.issued();
+                self.rotation.count(customer);
                 let (serial, not_after) = (&issued.serial, issued.leaf().expiry());
                 tracing::info!(%identity, peer = from, serial, not_after, "issued a certificate");
             }
@@ -232,7 +245,7 @@ impl Issuer {
             Ok((config, issued)) => {
                 let left = issued.not_after.duration_since(now).unwrap_or_default();
                 own.renew_at = now + left / 2;
-                let known = Facts::of(&self.authority);
+                let known = Facts::of(&self.authority, None);
                 let known = known.certificates().map(|(role, known)| (role.to_string(), known));
                 let all = known.chain([("server".to_owned(), issued.leaf())]);
                 self.metrics.certificates(

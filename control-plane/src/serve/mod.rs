@@ -21,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result};
@@ -45,7 +46,7 @@ pub(crate) use self::{
     state::State,
     status::Facts,
 };
-use crate::source::Update;
+use crate::{ca::Standing, source::Update};
 
 /// How many commands may wait. A stream that finds the queue full waits itself.
 const QUEUE: usize = 1024;
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Close(u64),
     /// The proxy connected from there has reported destinations in trouble; is there such a proxy?
     Unhealthy(SocketAddr, HealthReport, oneshot::Sender<bool>),
+    /// How do the connected proxies stand to the authority?
+    Standing(oneshot::Sender<Vec<Standing>>),
     /// The authority is this now.
     Authority(Box<Facts>),
     /// What is there to be said about objects and proxies?
@@ -78,6 +81,8 @@ pub(crate) struct Stream {
     pub(crate) peer: Option<SocketAddr>,
     /// What the proxy has proved to be; nothing in plain text, where nobody can prove anything.
     pub(crate) identity: Option<Identity>,
+    /// When the certificate it came with was issued, if it came with one.
+    pub(crate) issued: Option<SystemTime>,
     /// Where its responses go.
     pub(crate) responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }

@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use pillion_policy::{ResourceKind, identity::Identity, mesh::MeshConfig, name::WorkloadName};
@@ -29,6 +29,7 @@ use super::{
     status::{Facts, ProxyStatus, Refusal, StatusReport},
 };
 use crate::{
+    ca::Standing,
     clock, compile,
     index::Index,
     metrics::Metrics,
@@ -80,11 +81,15 @@ struct Proxy {
     session: server::Session,
     peer: Option<SocketAddr>,
     identity: Option<Identity>,
+    /// When the certificate it came with was issued.
+    issued: Option<SystemTime>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     since: Instant,
     /// Nonces of responses it has not answered.
     unanswered: BTreeMap<String, String>,
     refusals: VecDeque<Refusal>,
+    /// Kinds of which it has refused the latest.
+    refused: BTreeSet<ResourceKind>,
 }
 
 impl Proxy {
@@ -110,6 +115,12 @@ impl Proxy {
             Some(name) => Err(format!("{kind} {name} is not for workload {}", node.workload)),
             None => Ok(()),
         }
+    }
+
+    /// Whether it has acknowledged all it was told of that kind. What changes is told at once unless something
+    /// of the kind is unanswered; so nothing unanswered is nothing untold.
+    fn has_taken(&self, kind: ResourceKind) -> bool {
+        !self.unanswered.contains_key(kind::type_url(kind)) && !self.refused.contains(&kind)
     }
 
     /// Its workload, where that matters for the answer.
@@ -212,7 +223,7 @@ impl State {
     /// Obeys a command or answers a question.
     pub(crate) fn handle(&mut self, command: Command) {
         match command {
-            Command::Open(Stream { id, peer, identity, responses }) => {
+            Command::Open(Stream { id, peer, identity, issued, responses }) => {
                 if let Some(peer) = peer {
                     self.reports.open(peer);
                 }
@@ -220,10 +231,12 @@ impl State {
                     session: server::Session::new(),
                     peer,
                     identity,
+                    issued,
                     responses,
                     since: Instant::now(),
                     unanswered: BTreeMap::new(),
                     refusals: VecDeque::new(),
+                    refused: BTreeSet::new(),
                 };
                 self.proxies.insert(id, proxy);
             }
@@ -234,6 +247,7 @@ impl State {
                 self.metrics.reported(self.reports.totals());
                 let _ = answer.send(is_known);
             }
+            Command::Standing(answer) => drop(answer.send(self.standing())),
             Command::Authority(facts) => self.set_authority(*facts),
             // Who asked may have gone meanwhile.
             Command::Report(answer) => drop(answer.send(self.report())),
@@ -259,6 +273,7 @@ impl State {
                 let workload = proxy.session.node().map(|node| node.workload.to_string()).unwrap_or_default();
                 tracing::error!(peer = workload, kind = %nack.kind, error = nack.message, "a proxy refused resources");
                 self.metrics.nacks.inc();
+                proxy.refused.insert(nack.kind);
                 proxy.refusals.truncate(MAX_REFUSALS - 1);
                 proxy.refusals.push_front(Refusal {
                     kind: nack.kind,
@@ -311,6 +326,21 @@ impl State {
             self.recompile();
         }
         self.authority = Some(facts);
+    }
+
+    /// How the connected proxies stand to the authority.
+    fn standing(&self) -> Vec<Standing> {
+        let standing = self.proxies.values().map(|proxy| {
+            let peer = proxy.peer.map(|peer| peer.ip());
+            let name = proxy.client().map(|workload| workload.to_string());
+            Standing {
+                acknowledged: name.is_some() && proxy.has_taken(ResourceKind::Mesh),
+                name: name.unwrap_or_else(|| "a proxy that has just connected".to_owned()),
+                customer: proxy.identity.clone().map(|identity| (identity, peer)),
+                issued: proxy.issued,
+            }
+        });
+        standing.collect()
     }
 
     fn demand(&mut self, id: u64, kind: ResourceKind, subscribed: Vec<String>, unsubscribed: Vec<String>) {
@@ -374,6 +404,9 @@ impl State {
         for response in responses {
             self.metrics.sent(response.resources.len(), response.removed_resources.len());
             proxy.unanswered.insert(response.type_url.clone(), response.nonce.clone());
+            if let Some(kind) = kind::from_type_url(&response.type_url) {
+                proxy.refused.remove(&kind);
+            }
             // The channel holds one response of each kind, the most a session leaves unanswered; so this fails only
             // when the stream is gone, of which we shall hear.
             drop(proxy.responses.try_send(Ok(response)));

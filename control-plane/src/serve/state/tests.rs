@@ -50,7 +50,13 @@ impl Mesh {
     fn connect_as(&mut self, workload: &str, identity: Option<Identity>) -> usize {
         let id = self.proxies.len() as u64;
         let (sender, responses) = mpsc::channel(8);
-        self.state.handle(Command::Open(Stream { id, peer: Some(peer(id)), identity, responses: sender }));
+        self.state.handle(Command::Open(Stream {
+            id,
+            peer: Some(peer(id)),
+            identity,
+            issued: None,
+            responses: sender,
+        }));
         let mut session = client::Session::new(Node::new(workload.parse().unwrap()));
         session.connected();
         self.proxies.push(TestProxy {
@@ -215,6 +221,7 @@ fn a_proxy_that_comes_back_gets_only_what_differs() {
         id: 9,
         peer: Some(peer(9)),
         identity: None,
+        issued: None,
         responses: sender,
     }));
     mesh.proxies[proxy].id = 9;
@@ -228,7 +235,13 @@ fn a_proxy_that_comes_back_gets_only_what_differs() {
 fn a_breach_of_the_protocol_closes_the_stream() {
     let mut mesh = Mesh::new("");
     let (sender, mut responses) = mpsc::channel(8);
-    mesh.state.handle(Command::Open(Stream { id: 7, peer: None, identity: None, responses: sender }));
+    mesh.state.handle(Command::Open(Stream {
+        id: 7,
+        peer: None,
+        identity: None,
+        issued: None,
+        responses: sender,
+    }));
     mesh.state.handle(Command::Receive(7, Box::default()));
     assert_eq!(responses.try_recv().unwrap().unwrap_err().code(), tonic::Code::InvalidArgument);
     assert!(mesh.state.proxies.is_empty());
@@ -352,7 +365,13 @@ fn told(
 ) -> Option<String> {
     let id = 1000 + mesh.proxies.len() as u64;
     let (sender, mut responses) = mpsc::channel(8);
-    mesh.state.handle(Command::Open(Stream { id, peer: None, identity: who, responses: sender }));
+    mesh.state.handle(Command::Open(Stream {
+        id,
+        peer: None,
+        identity: who,
+        issued: None,
+        responses: sender,
+    }));
     let mut session = client::Session::new(Node::new(workload.parse().unwrap()));
     session.subscribe(kind, name);
     session.connected();
@@ -418,4 +437,46 @@ fn a_stream_ends_when_its_workload_turns_out_to_be_anothers() {
     assert_eq!(mesh.state.proxies.keys().collect::<Vec<_>>(), [&mesh.proxies[mine].id]);
     let closed = mesh.proxies[other].responses.try_recv().unwrap().unwrap_err();
     assert_eq!(closed.code(), tonic::Code::PermissionDenied);
+}
+
+#[test]
+fn a_proxy_stands_by_what_it_has_acknowledged_of_the_mesh() {
+    let mut mesh = Mesh::new("");
+    let proxy = mesh.connect_as("default/api-1", identity("default", "api-account"));
+    let acknowledged = |mesh: &Mesh| mesh.state.standing()[0].acknowledged;
+    assert!(acknowledged(&mesh));
+    let standing = &mesh.state.standing()[0];
+    assert_eq!(standing.name, "default/api-1");
+    assert_eq!(
+        standing.customer,
+        identity("default", "api-account").map(|who| (who, Some([10, 0, 0, 1].into())))
+    );
+
+    let change = |mesh: &mut Mesh| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let root = crate::ca::Authority::root(&key, clock::now()).unwrap();
+        let authority = crate::ca::Authority::new(key, vec![root]).unwrap();
+        mesh.state.set_authority(Facts::of(&authority, None));
+        authority.trust()
+    };
+    let trust = change(&mut mesh);
+    assert!(!acknowledged(&mesh), "it was sent and is not answered yet");
+    mesh.settle();
+    assert!(acknowledged(&mesh));
+    let known = mesh.proxies[proxy].snapshot.resources().find_map(|resource| match resource {
+        pillion_policy::Resource::Mesh(mesh) => mesh.trust.clone(),
+        _ => None,
+    });
+    assert_eq!(known, Some(trust));
+
+    change(&mut mesh);
+    let response = mesh.proxies[proxy].responses.try_recv().unwrap().unwrap();
+    let refusal = DeltaDiscoveryRequest {
+        type_url: response.type_url,
+        response_nonce: response.nonce,
+        error_detail: Some(pillion_xds::discovery::Status::default()),
+        ..Default::default()
+    };
+    mesh.state.handle(Command::Receive(mesh.proxies[proxy].id, Box::new(refusal)));
+    assert!(!acknowledged(&mesh), "an answer that refuses is none");
 }

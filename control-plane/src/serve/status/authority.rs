@@ -17,6 +17,7 @@ pub(crate) struct Facts {
     pub(crate) trust: Trust,
     roots: Vec<Certificate>,
     intermediates: Vec<Certificate>,
+    rotation: Option<String>,
 }
 
 /// What a certificate of the authority is there for.
@@ -34,6 +35,8 @@ pub enum Role {
 pub struct AuthorityStatus {
     /// SHA-256 of the root that certificates chain to from now on.
     pub signer: String,
+    /// How a change of the root stands, while there is one.
+    pub rotation: Option<String>,
     /// Roots and intermediates.
     pub certificates: Vec<CertificateStatus>,
 }
@@ -54,11 +57,12 @@ pub struct CertificateStatus {
 }
 
 impl Facts {
-    pub(crate) fn of(authority: &Authority) -> Self {
+    pub(crate) fn of(authority: &Authority, rotation: Option<String>) -> Self {
         Self {
             trust: authority.trust(),
             roots: authority.roots().to_vec(),
             intermediates: authority.intermediates().to_vec(),
+            rotation,
         }
     }
 
@@ -76,7 +80,11 @@ impl Facts {
             not_after: unix_seconds(certificate.not_after()),
             days_left: certificate.not_after().duration_since(now).unwrap_or_default().as_secs() / 86_400,
         });
-        AuthorityStatus { signer: self.trust.signer.clone(), certificates: certificates.collect() }
+        AuthorityStatus {
+            signer: self.trust.signer.clone(),
+            rotation: self.rotation.clone(),
+            certificates: certificates.collect(),
+        }
     }
 }
 
@@ -103,6 +111,9 @@ impl fmt::Display for AuthorityStatus {
             let signs = if *fingerprint == self.signer { ", signs" } else { "" };
             writeln!(f, "  {role} {subject}: {days_left} days left{warning}{signs}, sha256 {fingerprint}")?;
         }
-        Ok(())
+        match &self.rotation {
+            Some(rotation) => writeln!(f, "  changing the root: {rotation}"),
+            None => Ok(()),
+        }
     }
 }
