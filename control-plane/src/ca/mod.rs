@@ -26,7 +26,7 @@ pub(crate) use self::{
     pace::Pace,
     request::Refusal,
     rotation::{Customer, DWELL, Renewals, Standing, acknowledged, renewed},
-    state_dir::{StateDir, from_files},
+    state_dir::{Given, StateDir},
 };
 pub use self::{
     rotation::Phase,

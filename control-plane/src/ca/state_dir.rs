@@ -204,11 +204,25 @@ enum Access {
     Given,
 }
 
-/// An authority from files of somebody else's: the key, and its certificate with those up to the root.
-pub(crate) fn from_files(certificates: &Path, key: &Path) -> Result<Authority> {
-    let key = read_key(key, Access::Given)?;
-    Authority::new(key, read_certificates(certificates)?)
-        .with_context(|| format!("{} cannot be used", certificates.display()))
+/// Files of somebody else's who runs the root: the key, and its certificate with those up to the root.
+#[derive(Debug, Clone)]
+pub(crate) struct Given {
+    pub(crate) certificates: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+impl Given {
+    /// The authority they make.
+    pub(crate) fn authority(&self) -> Result<Authority> {
+        let key = read_key(&self.key, Access::Given)?;
+        Authority::new(key, read_certificates(&self.certificates)?)
+            .with_context(|| format!("{} cannot be used", self.certificates.display()))
+    }
+
+    /// The certificates as they stand in the file now.
+    pub(crate) fn certificates(&self) -> Result<Vec<u8>> {
+        fs::read(&self.certificates).with_context(|| format!("cannot read {}", self.certificates.display()))
+    }
 }
 
 fn all(certificates: &[Certificate]) -> String {

@@ -31,7 +31,7 @@ use tokio::{
 use self::rotation::Rotation;
 use super::{Command, Hub, callers::Callers, status::Facts, tls};
 use crate::{
-    ca::{Authority, Customer, Expiry, Issued, Names, Pace, Phase, Refusal, StateDir, from_files},
+    ca::{Authority, Customer, Expiry, Given, Issued, Names, Pace, Phase, Refusal, StateDir},
     clock,
     config::Config,
     metrics::Metrics,
@@ -44,8 +44,8 @@ const QUEUE: usize = 256;
 /// How often what ages is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often the keys of an issuer of tokens are read again.
-const KEYS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often files are read again: the keys of an issuer of tokens, and certificates that were given to us.
+const FILES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often a certificate that expires soon is remembered to the operator.
 const REMINDER: Duration = Duration::from_secs(24 * 3600);
@@ -95,6 +95,7 @@ pub(crate) struct Issuer {
     authority: Authority,
     /// Where the root can be changed; nowhere when it was given to us.
     state: Option<StateDir>,
+    given: Option<GivenAuthority>,
     rotation: Rotation,
     lifetime: Duration,
     own: Own,
@@ -105,6 +106,17 @@ pub(crate) struct Issuer {
     orders: mpsc::Receiver<Order>,
     /// What was last said of certificates that expire, and when.
     said: Option<(Expiry, Instant)>,
+}
+
+/// Files from which the authority comes. Whoever writes them may renew an intermediate, or change the root.
+#[derive(Debug)]
+struct GivenAuthority {
+    files: Given,
+    /// The certificates as they were last read.
+    content: Vec<u8>,
+    read_at: Instant,
+    /// What was last wrong with them.
+    failing: Option<String>,
 }
 
 /// What the control plane proves itself with.
@@ -134,16 +146,19 @@ impl Issuer {
     pub(crate) fn open(config: &Config, metrics: &Metrics) -> Result<Option<(Self, Desk)>> {
         let now = clock::now();
         let state = config.state_dir.as_deref().map(StateDir::open).transpose()?;
-        let authority = match (&config.ca_cert, &config.ca_key, &state) {
-            (Some(certificates), Some(key), _) => from_files(certificates, key)?,
-            (_, _, Some(state)) => state.authority(now)?,
-            _ => return Ok(None),
+        let given = config.ca_cert.clone().zip(config.ca_key.clone());
+        let given = given.map(|(certificates, key)| GivenAuthority::new(Given { certificates, key }));
+        let given = given.transpose()?;
+        let authority = match (&given, &state) {
+            (Some(given), _) => given.files.authority()?,
+            (None, Some(state)) => state.authority(now)?,
+            (None, None) => return Ok(None),
         };
         let issuer = config.token_issuer.clone().zip(config.token_jwks.clone());
         if state.is_none() && issuer.is_none() {
             bail!("nobody could prove who it is: give --state-dir, or --token-issuer and --token-jwks");
         }
-        let changeable = state.clone().filter(|_| config.ca_cert.is_none());
+        let changeable = state.clone().filter(|_| given.is_none());
         let tokens = Tokens::read(config.trust_domain.clone(), state, issuer)?;
         let (sender, orders) = mpsc::channel(QUEUE);
         let current = watch::Sender::new(None);
@@ -156,6 +171,7 @@ impl Issuer {
         let mut issuer = Self {
             authority,
             state: changeable,
+            given,
             rotation: Rotation::new(Phase::Settled),
             lifetime: config.leaf_lifetime,
             own: Own::new(&config.trust_domain, config.xds_tls_addr.ip())?,
@@ -188,7 +204,9 @@ impl Issuer {
                     None => return Ok(()),
                 },
                 _ = tick.tick() => {
-                    self.look_after(clock::now());
+                    if self.look_after(clock::now(), Instant::now()) {
+                        hub.send(Command::Authority(Box::new(self.facts()))).await?;
+                    }
                     self.go_on(&hub).await?;
                 }
             }
@@ -225,12 +243,19 @@ impl Issuer {
         drop(answer.send(result));
     }
 
-    fn look_after(&mut self, now: SystemTime) {
-        if self.own.renew_at <= now {
+    /// Looks after what ages; says whether the authority is another now.
+    fn look_after(&mut self, now: SystemTime, at: Instant) -> bool {
+        let authority = self.given.as_mut().and_then(|given| given.changed(at));
+        let is_new = authority.is_some();
+        if let Some(authority) = authority {
+            self.authority = authority;
+        }
+        if is_new || self.own.renew_at <= now {
             self.renew(now);
         }
-        self.tokens.refresh(Instant::now());
-        self.remind(now, Instant::now());
+        self.tokens.refresh(at);
+        self.remind(now, at);
+        is_new
     }
 
     /// Makes a new certificate for ourselves. What stands stays until there is one.
@@ -284,6 +309,39 @@ impl Issuer {
                 Expiry::Over => tracing::error!(%role, subject, not_after, "a certificate has expired"),
             }
         }
+    }
+}
+
+impl GivenAuthority {
+    fn new(files: Given) -> Result<Self> {
+        Ok(Self { content: files.certificates()?, files, read_at: Instant::now(), failing: None })
+    }
+
+    /// Another authority, once there is one. Files that do not make one, such as those of which one has been written and
+    /// the other has not, leave the last one in force and are read again.
+    fn changed(&mut self, now: Instant) -> Option<Authority> {
+        if now < self.read_at + FILES_INTERVAL {
+            return None;
+        }
+        self.read_at = now;
+        let read = self.files.certificates().and_then(|content| {
+            if content == self.content {
+                return Ok(None);
+            }
+            let authority = self.files.authority()?;
+            self.content = content;
+            tracing::info!(
+                signer = authority.signer().fingerprint(),
+                "took new certificates of the authority"
+            );
+            Ok(Some(authority))
+        });
+        let failing = read.as_ref().err().map(|error| format!("{error:#}"));
+        if let Some(error) = failing.as_ref().filter(|_| failing != self.failing) {
+            tracing::warn!(error, "the certificates of the authority cannot be taken");
+        }
+        self.failing = failing;
+        read.ok().flatten()
     }
 }
 
@@ -347,7 +405,7 @@ impl Tokens {
     /// Takes new keys of the issuer. Keys that cannot be read leave the last ones in force.
     fn refresh(&mut self, now: Instant) {
         let Some((_, path)) = &self.issuer else { return };
-        if now < self.read_at + KEYS_INTERVAL {
+        if now < self.read_at + FILES_INTERVAL {
             return;
         }
         self.read_at = now;

@@ -35,9 +35,9 @@ fn our_own_certificate_is_renewed_at_half_of_its_life() {
     let (mut issuer, desk) = issuer(dir.path(), &["--leaf-lifetime", "1h"]).unwrap();
     let present = || desk.current.borrow().clone().unwrap();
     let (first, now) = (present(), clock::now());
-    issuer.look_after(now + Duration::from_secs(1790));
+    issuer.look_after(now + Duration::from_secs(1790), Instant::now());
     assert!(Arc::ptr_eq(&first, &present()));
-    issuer.look_after(now + Duration::from_secs(1801));
+    issuer.look_after(now + Duration::from_secs(1801), Instant::now());
     assert!(!Arc::ptr_eq(&first, &present()));
 }
 
@@ -65,14 +65,32 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
-fn an_authority_can_be_given() {
+fn an_authority_can_be_given_and_changed() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (made, _) = issuer(other.path(), &[]).unwrap();
     let (certificate, key) = (other.path().join("root.pem"), other.path().join("root-key.pem"));
     let given = ["--ca-cert", certificate.to_str().unwrap(), "--ca-key", key.to_str().unwrap()];
-    let (issuer, _) = issuer(dir.path(), &given).unwrap();
+    let (mut issuer, desk) = issuer(dir.path(), &given).unwrap();
     assert_eq!(issuer.facts().trust, made.facts().trust);
     assert!(request_root(dir.path()).unwrap_err().to_string().contains("holds no root"));
+
+    let (now, start) = (clock::now(), Instant::now());
+    let first = desk.current.borrow().clone().unwrap();
+    let look = |issuer: &mut Issuer, seconds| issuer.look_after(now, start + Duration::from_secs(seconds));
+    assert!(!look(&mut issuer, 20));
+    let next = KeyPair::generate().unwrap();
+    let root = Authority::root(&next, now).unwrap();
+    let both = root.pem() + &made.facts().trust.roots[0];
+    fs::write(&certificate, both).unwrap();
+    // The key is still the old one.
+    assert!(!look(&mut issuer, 40));
+    assert_eq!(issuer.facts().trust, made.facts().trust);
+    fs::write(&key, next.serialize_pem()).unwrap();
+    assert!(look(&mut issuer, 60));
+    assert!(!look(&mut issuer, 80));
+    let trust = issuer.facts().trust;
+    assert_eq!((trust.signer.as_str(), trust.roots.len()), (root.fingerprint(), 2));
+    assert!(!Arc::ptr_eq(&first, desk.current.borrow().as_ref().unwrap()));
 }
 
 #[test]
