@@ -29,7 +29,7 @@ use crate::{
     },
     tcp,
     telemetry::{access_log::Direction, counter::Gauge, requests::Labels},
-    upstream::Upstream,
+    upstream::{Upstream, cluster::InFlight, lb::Tried},
     view::{Destination, Entry},
     worker::{Demand, Worker},
 };
@@ -71,16 +71,43 @@ pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketA
     serve::connection(io, http2, &downstream, handle).await;
 }
 
-/// Carries bytes to where they were meant for, if the mesh lets unknown traffic out.
+/// Carries bytes to where they were meant for, if the mesh lets unknown traffic out, or to an endpoint of the service
+/// that has that address, where that must be secured.
 async fn opaque(worker: &Rc<Worker>, stream: TcpStream, front: bytes::Bytes, original: SocketAddr) {
-    if worker.outbound_mode() == OutboundMode::RegistryOnly
-        && look_up(worker, &original.ip().to_string(), original.port()).await.is_err()
-    {
+    let only_described = worker.outbound_mode() == OutboundMode::RegistryOnly;
+    let mut described = None;
+    if only_described || worker.wallet.is_configured() {
+        described = look_up(worker, &original.ip().to_string(), original.port()).await.ok();
+    }
+    if only_described && described.is_none() {
         tracing::debug!(dst = %original, "opaque connection refused: only described hosts may be reached");
         return;
     }
-    let stats = worker.metrics.tcp_stats(&passthrough_labels());
-    tcp::forward(Io::rewound(stream, front), original, None, &worker.drain, &stats).await;
+    let (client, stats) = (Io::rewound(stream, front), worker.metrics.tcp_stats(&passthrough_labels()));
+    match described.map_or(Ok(None), |destination| endpoint(worker, &destination)) {
+        Ok(None) => tcp::forward(client, original, None, &worker.drain, &stats).await,
+        Ok(Some((upstream, in_flight))) => {
+            let target = in_flight.live().address();
+            match Box::pin(worker.pools.open(&upstream, in_flight.live())).await {
+                Ok((server, _connected)) => tcp::join(client, server, target, &worker.drain, &stats).await,
+                Err(error) => tracing::warn!(dst = %original, %error, "opaque connection cannot be made"),
+            }
+        }
+        Err(error) => tracing::warn!(dst = %original, %error, "opaque connection cannot be made"),
+    }
+}
+
+/// An endpoint of a destination, if connections to it are to be secured.
+fn endpoint(
+    worker: &Worker,
+    destination: &Destination,
+) -> Result<Option<(Arc<Upstream>, InFlight)>, ProxyError> {
+    let backend = destination.routes().first().and_then(|route| route.backends.first());
+    let Some(Some(upstream)) = backend else { return Ok(None) };
+    let now = Instant::now();
+    let in_flight = worker.with_rng(|rng| upstream.admit(None, Tried::default(), now, rng))?;
+    let is_secured = worker.pools.is_secured(in_flight.live());
+    Ok(is_secured.then(|| (Arc::clone(upstream), in_flight)))
 }
 
 async fn handle(outbound: Rc<Outbound>, mut request: Request<Incoming>) -> Response<Body> {

@@ -1,7 +1,7 @@
-//! Carries an opaque connection to an address: bytes both ways until both sides are done.
+//! Carries an opaque connection: bytes both ways until both sides are done.
 //!
-//! Whether a connection is opaque, and where it goes, has been decided before. A connection that cannot be made is
-//! closed: there is no other way to tell the client.
+//! Whether a connection is opaque, where it goes and whether it is secured has been decided before. A connection that
+//! cannot be made is closed: there is no other way to tell the client.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -35,6 +35,11 @@ pub async fn forward(
         Ok(server) => server,
         Err(error) => return tracing::warn!(endpoint = %target, %error, "opaque connection cannot be made"),
     };
+    join(client, Io::new(server), target, drain, stats).await;
+}
+
+/// Copies between a client and the connection made for it to `target`, until the end of both or of the drain.
+pub async fn join(client: Io, server: Io, target: SocketAddr, drain: &Drain, stats: &TcpStats) {
     stats.opened.inc();
     let _closed = Closed(stats);
     // Istio names the directions after the answer: sent is what the client gets.
@@ -43,7 +48,7 @@ pub async fn forward(
         Direction::Back => stats.sent.add(bytes),
     };
     tokio::select! {
-        end = copy::bidirectional(client, Io::new(server), IDLE_TIMEOUT, count) => match end {
+        end = copy::bidirectional(client, server, IDLE_TIMEOUT, count) => match end {
             End::Done => tracing::trace!(endpoint = %target, "opaque connection done"),
             End::Idle => tracing::debug!(endpoint = %target, "opaque connection was idle for too long"),
             End::Failed(error) => tracing::debug!(endpoint = %target, %error, "opaque connection failed"),

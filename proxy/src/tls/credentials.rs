@@ -186,10 +186,10 @@ impl Credentials {
     }
 
     /// How connections of the mesh are opened: servers must prove to be one of those `expected`, or anybody of the trust
-    /// domain where none is, and must speak `alpn`.
-    pub fn connector(&self, alpn: Alpn, expected: Arc<[Identity]>) -> Arc<ClientConfig> {
+    /// domain where none is. `alpn` is what is offered to speak.
+    pub fn connector(&self, alpn: Option<Alpn>, expected: Arc<[Identity]>) -> Arc<ClientConfig> {
         let mut config = self.connector.clone();
-        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
         let servers = Servers { trust: Arc::clone(&self.trust), expected };
         config.dangerous().set_certificate_verifier(Arc::new(servers));
         Arc::new(config)

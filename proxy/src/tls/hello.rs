@@ -30,15 +30,10 @@ pub struct Offer {
 }
 
 /// Listens to the beginning of a connection.
+#[derive(Default)]
 pub struct Listening {
     acceptor: Acceptor,
     heard: usize,
-}
-
-impl Default for Listening {
-    fn default() -> Self {
-        Self { acceptor: Acceptor::default(), heard: 0 }
-    }
 }
 
 impl std::fmt::Debug for Listening {

@@ -110,9 +110,9 @@ impl Originator {
     }
 
     /// How a connection that is to speak `alpn` is opened.
-    pub fn connector(&self, alpn: Alpn) -> Arc<ClientConfig> {
+    pub fn connector(&self, alpn: Option<Alpn>) -> Arc<ClientConfig> {
         let mut config = self.config.clone();
-        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Both faces run in this process on one thread, with certificates made here.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod authority;
 mod refusals;
@@ -195,7 +195,7 @@ fn without_a_certificate_nothing_leaves_in_plain_text() {
         for (wallet, tls) in
             [(Wallet::awaiting(), ClusterTls::Auto), (Wallet::none(), ClusterTls::Mutual(vec![]))]
         {
-            let caller = sidecar::caller(wallet, endpoint.clone(), tls, Protocol::Http1).await;
+            let caller = sidecar::caller(wallet, vec![endpoint.clone()], tls, Protocol::Http1).await;
             let answer = exchange(caller.address, &get("/")).await;
             assert!(
                 answer.contains("x-pillion-error: TLS; ") && answer.contains("no certificate yet"),
@@ -241,5 +241,43 @@ fn a_new_certificate_is_used_by_new_connections_and_ends_none() {
             assert!(answer.contains("x-pillion-error: "), "{answer}");
         }
         assert_eq!((handshakes(&caller), handshakes(&callee)), (2, 2));
+    });
+}
+
+#[test]
+fn calls_in_http2_stay_what_they_are() {
+    run(async {
+        // What a server of HTTP/2 says first, and its answer to the first stream: 204.
+        let (app, heard) = application(b"SM\r\n\r\n", b"\0\0\0\x04\0\0\0\0\0").await;
+        let (caller, callee) = pair(app, PeerTls::Strict, Protocol::Http2).await;
+        let asked = exchange(caller.address, &get("/")).await;
+        // The application then closes, which is told as what it is.
+        assert!(asked.contains("x-pillion-error: U"), "{asked}");
+        assert!(heard.borrow()[0].starts_with(b"PRI * HTTP/2.0\r\n\r\nSM"));
+        assert_eq!((handshakes(&caller), handshakes(&callee)), (1, 1));
+    });
+}
+
+#[test]
+fn endpoints_with_and_without_a_sidecar_share_a_cluster() {
+    run(async {
+        let (app, heard) = application(END, HELLO).await;
+        let root = Authority::new("root");
+        let callee = inbound(Some(root.credentials(CART)), app, PeerTls::Strict, Protocol::Http1).await;
+        let both = vec![behind(callee.address, CART), Endpoint::at(app)];
+        let wallet = Wallet::awaiting();
+        wallet.publish(root.credentials(CALLER));
+        let caller = sidecar::caller(wallet, both, ClusterTls::Auto, Protocol::Http1).await;
+        for _ in 0..20 {
+            let answer = exchange(caller.address, &get("/")).await;
+            assert!(answer.ends_with("hello"), "{answer}");
+        }
+        let heard =
+            heard.borrow().iter().map(|it| String::from_utf8(it.clone()).unwrap()).collect::<Vec<_>>();
+        assert!(
+            heard.iter().all(|it| it.starts_with("GET / HTTP/1.1\r\n") && !it.contains("x-pillion-proto"))
+        );
+        let secured = heard.iter().filter(|it| it.contains("x-forwarded-client-cert")).count();
+        assert!((1..20).contains(&secured), "{secured}");
     });
 }

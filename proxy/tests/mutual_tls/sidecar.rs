@@ -126,13 +126,13 @@ pub(super) async fn outbound(
     tls: ClusterTls,
     protocol: Protocol,
 ) -> Sidecar {
-    caller(wallet(credentials), endpoint, tls, protocol).await
+    caller(wallet(credentials), vec![endpoint], tls, protocol).await
 }
 
-/// The same with a wallet.
+/// The same with a wallet, and any number of endpoints.
 pub(super) async fn caller(
     wallet: impl Into<Arc<Wallet>>,
-    endpoint: Endpoint,
+    endpoints: Vec<Endpoint>,
     tls: ClusterTls,
     protocol: Protocol,
 ) -> Sidecar {
@@ -142,7 +142,7 @@ pub(super) async fn caller(
     let (wallet, metrics) = (wallet.into(), Metrics::new());
     let node = Node::new("default/caller".parse().unwrap());
     let mut control = Control::new(node, Duration::from_secs(600), Arc::clone(&views), Arc::clone(&metrics));
-    control.stand_alone(resources(endpoint, tls, protocol), Instant::now());
+    control.stand_alone(resources(endpoints, tls, protocol), Instant::now());
     let worker = worker(&wallet, views, &metrics);
     spawn_local(async move {
         let _control = control;
@@ -153,9 +153,9 @@ pub(super) async fn caller(
     Sidecar { address, wallet, metrics }
 }
 
-fn resources(endpoint: Endpoint, tls: ClusterTls, protocol: Protocol) -> Vec<Resource> {
+fn resources(endpoints: Vec<Endpoint>, tls: ClusterTls, protocol: Protocol) -> Vec<Resource> {
     let name = ClusterName { endpoints: "app:80".parse().unwrap(), subset: None };
-    let endpoints = EndpointSet { name: name.endpoints.clone(), endpoints: vec![endpoint] };
+    let endpoints = EndpointSet { name: name.endpoints.clone(), endpoints };
     let backend = Backend {
         target: Target::Cluster(name.clone()),
         weight: 1,

@@ -61,7 +61,7 @@ fn the_mesh_speaks_the_newest_only() {
     let groups: Vec<_> = provider.kx_groups.iter().map(|group| group.name()).collect();
     assert_eq!(groups, [rustls::NamedGroup::X25519MLKEM768, rustls::NamedGroup::X25519]);
     assert!(provider.cipher_suites.iter().all(|suite| suite.tls13().is_some()));
-    let connector = credentials.connector(Alpn::Mesh, Arc::from([]));
+    let connector = credentials.connector(Some(Alpn::Mesh), Arc::from([]));
     assert_eq!(connector.alpn_protocols, [b"pillion/1"]);
     assert_eq!(credentials.acceptor().send_tls13_tickets, 0);
 }

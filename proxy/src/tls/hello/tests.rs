@@ -9,7 +9,7 @@ use crate::tls::{Alpn, testing::Authority};
 /// The first bytes of a client of the mesh.
 fn client(sni: &str) -> Vec<u8> {
     let identity = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
-    let config = Authority::new("root").credentials(&identity).connector(Alpn::Mesh, Arc::from([]));
+    let config = Authority::new("root").credentials(&identity).connector(Some(Alpn::Mesh), Arc::from([]));
     let name = ServerName::try_from(sni.to_owned()).unwrap();
     let mut bytes = Vec::new();
     ClientConnection::new(config, name).unwrap().write_tls(&mut bytes).unwrap();

@@ -29,9 +29,11 @@ use tokio::{
 use super::{
     cluster::{Connected, Pending, State, Upstream},
     endpoint::LiveEndpoint,
+    transport::Transport,
 };
 use crate::{
     error::{Limit, ProxyError},
+    net::rewind::Io,
     rt::task,
     telemetry::Metrics,
     tls::credentials::Wallet,
@@ -196,6 +198,23 @@ impl Pools {
     /// Whether the endpoint proves an identity of the mesh.
     pub fn is_mutual(&self, live: &LiveEndpoint) -> bool {
         live.transport().is_mutual(&self.connector.wallet)
+    }
+
+    /// Whether connections to an endpoint are secured at all.
+    pub fn is_secured(&self, live: &LiveEndpoint) -> bool {
+        self.is_mutual(live) || matches!(live.transport(), Transport::Originate(_))
+    }
+
+    /// Opens a connection for opaque bytes, which nobody else will use.
+    pub async fn open(
+        &self,
+        upstream: &Upstream,
+        live: &Arc<LiveEndpoint>,
+    ) -> Result<(Io, Connected), ProxyError> {
+        let pool = self.endpoint(upstream, live);
+        let connected = upstream.open_connection();
+        let connected = connected.ok_or_else(|| upstream.overflow(Limit::MaxConnections))?;
+        Ok((pool.connect(upstream, Carries::Opaque).await?, connected))
     }
 
     /// What the own identity is proved with.

@@ -28,6 +28,8 @@ pub(crate) enum Carries {
     Http1,
     /// HTTP/2.
     Http2,
+    /// Opaque bytes.
+    Opaque,
 }
 
 /// How a connection is to be secured.
@@ -71,8 +73,9 @@ impl EndpointPool {
     fn securing(&self, upstream: &Upstream, carries: Carries) -> Result<Option<Securing>, Refusal> {
         let wallet = &self.connector.wallet;
         let foreign = match carries {
-            Carries::Http1 => Alpn::Http1,
-            Carries::Http2 => Alpn::Http2,
+            Carries::Http1 => Some(Alpn::Http1),
+            Carries::Http2 => Some(Alpn::Http2),
+            Carries::Opaque => None,
         };
         let service = upstream.cluster().name.endpoints.service.as_str();
         let name = || connect::server_name(service, self.live.address());
@@ -85,8 +88,9 @@ impl EndpointPool {
                 let alpn = match carries {
                     Carries::Http1 => Alpn::MeshHttp1,
                     Carries::Http2 => Alpn::Mesh,
+                    Carries::Opaque => Alpn::MeshTcp,
                 };
-                let config = wallet.ready(clock::now())?.connector(alpn, Arc::clone(expected));
+                let config = wallet.ready(clock::now())?.connector(Some(alpn), Arc::clone(expected));
                 Securing { config, name: name(), must: Some(alpn) }
             }
             Transport::Mutual { expected } => {
