@@ -24,6 +24,7 @@ use crate::{
         access::Access,
         ads::{Client, Query},
         identity::{Keeper, Parts, files::Files, status::Status},
+        jwks,
         state::Control,
         store,
     },
@@ -125,6 +126,8 @@ pub fn run(config: Config) -> Result<()> {
             outbound = ?config.outbound_addr.0, inbound = ?config.inbound_addr.0, admin = %config.admin_addr,
             workers = config.workers(), seed = shared.seed.get(), "proxy started"
         );
+        let keys = jwks::run(Arc::clone(&shared.views), Arc::clone(&shared.metrics));
+        supervisor.spawn_critical("keys", keys.map(|never| -> Result<(), Infallible> { match never {} }));
         supervisor.spawn_critical("control", client);
         if let Some(keeper) = keeper {
             supervisor.spawn_critical::<Infallible>("identity", async { match keeper.run().await {} });
@@ -309,7 +312,8 @@ impl Shared {
             acceptor.run(&self.drain, &self.metrics, serve).await
         };
         let sweeping = sweep(&worker, self.pressure.get(index));
-        tokio::pin!(outbound, inbound, sweeping);
+        let reviewing = worker.review();
+        tokio::pin!(outbound, inbound, sweeping, reviewing);
         // A listener that has stopped because the process is leaving must not stop the connections it has brought.
         let mut outbound_ended = false;
         let mut inbound_ended = false;
@@ -318,6 +322,7 @@ impl Shared {
                 ended = &mut outbound, if !outbound_ended => { ended?; outbound_ended = true; }
                 ended = &mut inbound, if !inbound_ended => { ended?; inbound_ended = true; }
                 never = &mut sweeping => match never {},
+                never = &mut reviewing => match never {},
             }
         }
     }

@@ -38,6 +38,9 @@ pub enum BodyError {
     /// The upstream has answered without asking for the body it was to be offered.
     #[error("the body was not wanted")]
     Unwanted,
+    /// A new policy is against the exchange.
+    #[error("access denied by policy")]
+    Denied,
     /// The time of the exchange ran out.
     #[error("the time of the request ran out")]
     Timeout,

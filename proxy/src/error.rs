@@ -139,6 +139,15 @@ pub enum ProxyError {
         /// How long until all are earned anew.
         reset: Duration,
     },
+    /// Authorization policy is against it. The caller is not told which.
+    #[error("access denied by policy")]
+    Denied {
+        /// The policy that denies it; absent where none of those that allow matched.
+        policy: Option<Arc<str>>,
+    },
+    /// A token proves nothing.
+    #[error("the token is not accepted: {0}")]
+    BadToken(TokenFault),
     /// The policy asks for this failure.
     #[error("fault injected by policy")]
     Injected(AbortStatus),
@@ -163,6 +172,35 @@ pub struct HeadLimits {
     pub bytes: usize,
     /// Most header fields.
     pub fields: usize,
+}
+
+/// Why a token is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum TokenFault {
+    /// It cannot be read.
+    #[error("it is not a JSON Web Token")]
+    Malformed,
+    /// No rule believes who issued it.
+    #[error("its issuer is not trusted here")]
+    Issuer,
+    /// It is for somebody else.
+    #[error("it is not meant for this audience")]
+    Audience,
+    /// It is over.
+    #[error("it has expired")]
+    Expired,
+    /// It has not begun.
+    #[error("it is not valid yet")]
+    Early,
+    /// No key of the issuer may be used as it says.
+    #[error("no key of its issuer fits its key id and algorithm")]
+    NoKey,
+    /// Its signature was not made with a key of the issuer.
+    #[error("its signature is wrong")]
+    Signature,
+    /// The keys of the issuer could not be fetched or read.
+    #[error("the keys of its issuer are not available")]
+    KeysMissing,
 }
 
 /// A limit of a connection pool.
@@ -236,6 +274,10 @@ pub enum Flag {
     Fi,
     /// TLS: the connection could not be secured.
     Tls,
+    /// Denied by authorization policy.
+    Authz,
+    /// A token was not accepted.
+    Jwt,
 }
 
 /// Whose fault an error is.
@@ -270,7 +312,7 @@ impl std::fmt::Display for Limit {
 
 impl Flag {
     /// Every flag; the index of each is its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::None,
         Self::Nr,
         Self::Nc,
@@ -292,6 +334,8 @@ impl Flag {
         Self::Di,
         Self::Fi,
         Self::Tls,
+        Self::Authz,
+        Self::Jwt,
     ];
 
     /// The flag as it is printed; `-` for none.
@@ -318,6 +362,8 @@ impl Flag {
             Self::Di => "DI",
             Self::Fi => "FI",
             Self::Tls => "TLS",
+            Self::Authz => "AUTHZ",
+            Self::Jwt => "JWT",
         }
     }
 
@@ -337,6 +383,15 @@ impl ProxyError {
         }
     }
 
+    /// The cause for those who run the proxy: with what callers are not told.
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::Denied { policy: Some(policy) } => format!("{self} {policy}"),
+            Self::Denied { policy: None } => format!("{self}: no ALLOW policy matches"),
+            other => other.to_string(),
+        }
+    }
+
     /// Status of the answer. A client that is gone sees none; its log line has 0.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -347,6 +402,8 @@ impl ProxyError {
             Self::Undiscovered { .. } | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
             Self::Timeout { .. } | Self::TryTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::BadToken(_) => StatusCode::UNAUTHORIZED,
             Self::Injected(AbortStatus::Http(status)) => {
                 // The model admits nothing outside 200 to 599.
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
@@ -371,10 +428,12 @@ impl ProxyError {
     pub fn grpc_code(&self) -> u8 {
         const CANCELLED: u8 = 1;
         const DEADLINE_EXCEEDED: u8 = 4;
+        const PERMISSION_DENIED: u8 = 7;
         const RESOURCE_EXHAUSTED: u8 = 8;
         const UNIMPLEMENTED: u8 = 12;
         const INTERNAL: u8 = 13;
         const UNAVAILABLE: u8 = 14;
+        const UNAUTHENTICATED: u8 = 16;
         match self {
             Self::BadRequest(_) | Self::ConnectNotAllowed => INTERNAL,
             Self::HeadersTooLarge(_) | Self::RateLimited { .. } => RESOURCE_EXHAUSTED,
@@ -382,6 +441,8 @@ impl ProxyError {
             Self::UnknownHost(_) | Self::NoRoute(_) => UNIMPLEMENTED,
             Self::Timeout { .. } | Self::TryTimeout { .. } => DEADLINE_EXCEEDED,
             Self::ClientClosed => CANCELLED,
+            Self::Denied { .. } => PERMISSION_DENIED,
+            Self::BadToken(_) => UNAUTHENTICATED,
             Self::Undiscovered { .. }
             | Self::UpstreamProtocol { .. }
             | Self::DiscoveryOverflow
@@ -416,6 +477,8 @@ impl ProxyError {
             Self::Timeout { .. } | Self::TryTimeout { .. } => Flag::Ut,
             Self::BreakerOpen { .. } => Flag::Brk,
             Self::RateLimited { .. } => Flag::Rl,
+            Self::Denied { .. } => Flag::Authz,
+            Self::BadToken(_) => Flag::Jwt,
             Self::Injected(_) => Flag::Fi,
             Self::ClientClosed => Flag::Dc,
             Self::Draining => Flag::Drn,
@@ -440,6 +503,8 @@ impl ProxyError {
             | Self::ConnectNotAllowed
             | Self::HeadersTooLarge(_)
             | Self::UnknownHost(_)
+            | Self::Denied { .. }
+            | Self::BadToken(_)
             | Self::ClientClosed => Fault::Client,
             Self::NoRoute(_)
             | Self::Undiscovered { .. }

@@ -25,9 +25,10 @@ use tokio::net::TcpStream;
 
 use self::entry::{Asked, Entered};
 use crate::{
+    authz::Guest,
     body::Body,
-    http::{downstream::Downstream, exchange::Exchange, serve},
-    net::{detect::Protocol, socket},
+    http::{authz::admits_bytes, downstream::Downstream, exchange::Exchange, serve},
+    net::{detect::Protocol, rewind::Io, socket},
     tcp,
     telemetry::{
         access_log::Direction,
@@ -83,9 +84,10 @@ impl Inbound {
             Err(refused) => return refused.report(&self.worker, peer, port),
         };
         let Entered { io, protocol, client } = entered;
+        let secured = client.as_ref().map(|client| client.secured.clone());
+        let guest = self.worker.guests.enter(peer.ip(), original.unwrap_or(local), secured);
         if protocol == Protocol::Opaque && (is_redirected || declared == Declared::Tcp || client.is_some()) {
-            let stats = self.worker.metrics.tcp_stats(&labels(&self.worker, None));
-            return tcp::forward(io, app, source, &self.worker.drain, &stats).await;
+            return self.opaque(io, app, source, &guest).await;
         }
         let http2 = protocol == Protocol::Http2;
         let mut downstream =
@@ -95,10 +97,26 @@ impl Inbound {
             downstream.forwarded = Some(client.forwarded);
             downstream.secured = Some(client.secured);
         }
+        downstream.guest = Some(guest);
         let downstream = Rc::new(downstream);
         let shared = Rc::clone(&downstream);
         let handle = move |request| handle(Rc::clone(&shared), port, Arc::clone(&upstream), request);
         serve::connection(io, http2, &downstream, handle).await;
+    }
+
+    /// Carries an opaque connection that policy lets in, for as long as it does.
+    async fn opaque(&self, io: Io, app: SocketAddr, source: Option<IpAddr>, guest: &Guest) {
+        let own = self.worker.views.load().workload.clone();
+        if !admits_bytes(own.as_deref(), guest, &self.worker.metrics) {
+            return;
+        }
+        let stats = self.worker.metrics.tcp_stats(&labels(&self.worker, None));
+        tokio::select! {
+            () = tcp::forward(io, app, source, &self.worker.drain, &stats) => {}
+            () = guest.broken_off() => {
+                tracing::info!(endpoint = %app, "opaque connection broken off: a new policy denies access");
+            }
+        }
     }
 
     /// The application at an address, as the policy of the moment describes it.
@@ -145,15 +163,18 @@ async fn handle(
     mut request: Request<Incoming>,
 ) -> Response<Body> {
     downstream.receive(&mut request);
-    // Asked anew for each request: a connection may outlive the limit it began under.
-    let own = &downstream.worker.views.load().workload;
-    let limiter = own.as_ref().and_then(|own| own.limiter(port)).cloned();
-    let begun = match (Exchange::begin(downstream, &mut request), limiter) {
-        (Ok(exchange), Some(limiter)) => exchange.limited(&limiter, &app, &request),
+    // Asked anew for each request: a connection may outlive the policy it began under.
+    let own = downstream.worker.views.load().workload.clone();
+    let begun = match Exchange::begin(downstream, &mut request) {
+        Ok(exchange) => exchange.admitted(own.as_deref(), &app, &mut request).await,
+        Err(refusal) => Err(refusal),
+    };
+    let begun = match (begun, own.as_ref().and_then(|own| own.limiter(port))) {
+        (Ok(exchange), Some(limiter)) => exchange.limited(limiter, &app, &request),
         (begun, _) => begun,
     };
     match begun {
-        Ok(exchange) => exchange.direct(app, request).await,
+        Ok(exchange) => exchange.direct_while_allowed(app, request).await,
         Err(refusal) => refusal,
     }
 }

@@ -2,12 +2,14 @@
 
 pub mod admin;
 pub mod app;
+pub mod authz;
 pub mod body;
 pub mod config;
 pub mod control;
 pub mod error;
 pub mod http;
 pub mod inbound;
+pub mod jwt;
 pub mod kin;
 pub mod limit;
 pub mod listener;

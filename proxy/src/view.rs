@@ -14,6 +14,8 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use hashbrown::Equivalent;
 use pillion_policy::{
+    authorization::Authorization,
+    identity::TrustDomain,
     mesh::MeshConfig,
     name::Hostname,
     route::{Action, Route, Target},
@@ -24,6 +26,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    jwt::Issuers,
     limit::Limiter,
     telemetry::requests::RequestStats,
     upstream::{Guards, Registry, Upstream, breaker::Breaker},
@@ -106,6 +109,9 @@ pub struct LiveWorkload {
     policy: Arc<WorkloadPolicy>,
     /// The limits of its ports that have one.
     limiters: Box<[(u16, Arc<Limiter>)]>,
+    domains: Vec<TrustDomain>,
+    authorization: Authorization,
+    issuers: Option<Arc<Issuers>>,
 }
 
 /// When a destination was last asked for, in seconds of the proxy's life. Kept over changes of its policy.
@@ -206,10 +212,37 @@ impl LiveRoute {
 impl LiveWorkload {
     /// Joins a policy with the limits of what comes in. These must not be those of rules: what the workload asks of
     /// itself would be counted twice.
-    pub fn new(policy: Arc<WorkloadPolicy>, inbound: &mut Guards) -> Self {
+    pub fn new(
+        policy: Arc<WorkloadPolicy>,
+        mesh: Option<&MeshConfig>,
+        inbound: &mut Guards,
+        previous: Option<&Self>,
+    ) -> Self {
         let limited = policy.ports.iter().filter_map(|port| Some((port.port, port.rate_limit.as_ref()?)));
         let limiters = limited.map(|(port, limit)| (port, inbound.limiter(limit))).collect();
-        Self { policy, limiters }
+        let domains = domains(mesh);
+        let authorization = Authorization::new(&policy.authorization, &domains);
+        let known = previous.and_then(|previous| previous.issuers.as_ref());
+        let issuers = match known.filter(|known| known.are(&policy.authentication)) {
+            Some(known) => Some(Arc::clone(known)),
+            None => Issuers::new(&policy.authentication, known.map(|known| &**known)),
+        };
+        Self { policy, limiters, domains, authorization, issuers }
+    }
+
+    /// Whether making it again would give the same.
+    pub fn is_current(&self, policy: &Arc<WorkloadPolicy>, mesh: Option<&MeshConfig>) -> bool {
+        self.policy == *policy && self.domains == domains(mesh)
+    }
+
+    /// Who may call it.
+    pub fn authorization(&self) -> &Authorization {
+        &self.authorization
+    }
+
+    /// Whose tokens it believes; `None` when nobody's are asked for.
+    pub fn issuers(&self) -> Option<&Arc<Issuers>> {
+        self.issuers.as_ref()
     }
 
     /// Its policy.
@@ -221,6 +254,12 @@ impl LiveWorkload {
     pub fn limiter(&self, port: u16) -> Option<&Arc<Limiter>> {
         self.limiters.iter().find(|(limited, _)| *limited == port).map(|(_, limiter)| limiter)
     }
+}
+
+/// All names of the mesh's trust domain.
+fn domains(mesh: Option<&MeshConfig>) -> Vec<TrustDomain> {
+    let own = mesh.map(|mesh| &mesh.trust_domain);
+    own.into_iter().chain(mesh.iter().flat_map(|mesh| &mesh.trust_domain_aliases)).cloned().collect()
 }
 
 impl Usage {

@@ -4,8 +4,11 @@
 
 use std::{
     cell::{Cell, RefCell},
+    convert::Infallible,
+    future::pending,
+    ptr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -20,7 +23,9 @@ use pillion_policy::{
 use tokio::sync::mpsc;
 
 use crate::{
+    authz::Guests,
     error::HeadLimits,
+    jwt::cache::Cache,
     kin::Kin,
     rt::{drain::Drain, rng},
     telemetry::{
@@ -60,6 +65,10 @@ pub struct Worker {
     pub kin: Arc<Kin>,
     /// What the own identity is proved with.
     pub wallet: Arc<Wallet>,
+    /// Connections that came in, for policies still to come.
+    pub guests: Guests,
+    /// Tokens that were good of late.
+    pub tokens: RefCell<Cache>,
     /// Copies for mirrors under way.
     pub mirroring: Cell<u32>,
     unmatched: [Arc<RequestStats>; 2],
@@ -133,6 +142,8 @@ impl Worker {
             metrics,
             kin,
             wallet,
+            guests: Guests::default(),
+            tokens: RefCell::default(),
             unmatched,
             ids: RefCell::default(),
             mirroring: Cell::new(0),
@@ -163,6 +174,23 @@ impl Worker {
         }
         ids.extend_from_slice(&id);
         HeaderValue::from_maybe_shared(ids.split().freeze()).unwrap_or(HeaderValue::from_static("unknown"))
+    }
+
+    /// Breaks off what is inside whenever a new policy of the workload is against it.
+    pub async fn review(&self) -> Infallible {
+        let mut news = self.views.subscribe();
+        let mut seen = Weak::new();
+        loop {
+            let own = self.views.load().workload.clone();
+            if let Some(own) = own.filter(|own| !ptr::eq(Weak::as_ptr(&seen), Arc::as_ptr(own))) {
+                let broken_off = self.guests.review(own.authorization());
+                self.metrics.access.broken_off.add(broken_off.connections + broken_off.requests);
+                seen = Arc::downgrade(&own);
+            }
+            if news.changed().await.is_err() {
+                return pending().await;
+            }
+        }
     }
 
     /// What happens to traffic for hosts nobody has described.

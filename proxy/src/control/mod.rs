@@ -10,6 +10,7 @@
 pub mod access;
 pub mod ads;
 pub mod identity;
+pub mod jwks;
 pub mod report;
 pub mod state;
 pub mod store;

@@ -269,8 +269,17 @@ impl Control {
         });
         self.revision += 1;
         let own = self.received.workload();
-        if self.own.as_ref().map(|own| own.policy()) != own {
-            self.own = own.map(|policy| Arc::new(LiveWorkload::new(Arc::clone(policy), &mut self.inbound)));
+        let mesh = self.received.mesh().map(|mesh| &**mesh);
+        let is_current = match (&self.own, own) {
+            (Some(live), Some(policy)) => live.is_current(policy, mesh),
+            (live, policy) => live.is_none() && policy.is_none(),
+        };
+        if !is_current {
+            let previous = self.own.take();
+            let live = |policy: &Arc<_>| {
+                LiveWorkload::new(Arc::clone(policy), mesh, &mut self.inbound, previous.as_deref())
+            };
+            self.own = own.map(live).map(Arc::new);
         }
         let mut view = View::new(self.revision, self.received.mesh().cloned(), self.own.clone());
         for (name, host) in &mut self.hosts {

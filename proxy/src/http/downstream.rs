@@ -9,7 +9,7 @@ use super::{
     head,
     headers::{CARRIED, CLIENT_CERT},
 };
-use crate::{net::wire::Line, telemetry::access_log::Direction, tls::Secured, worker::Worker};
+use crate::{authz::Guest, net::wire::Line, telemetry::access_log::Direction, tls::Secured, worker::Worker};
 
 /// How long a connection may be unused before it is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
@@ -36,6 +36,8 @@ pub struct Downstream {
     pub forwarded: Option<HeaderValue>,
     /// Whether the client is a sidecar that may carry requests of HTTP/1.1 in HTTP/2.
     pub carries: bool,
+    /// What policy knows it by, where it came in.
+    pub guest: Option<Rc<Guest>>,
     /// What HTTP/1 says beside the library.
     pub line: Option<Arc<Line>>,
     active: Cell<u32>,
@@ -60,6 +62,7 @@ impl Downstream {
             secured: None,
             forwarded: None,
             carries: false,
+            guest: None,
             line: (!http2).then(Arc::default),
             active: Cell::new(0),
             served: Cell::new(false),
@@ -93,6 +96,14 @@ impl Downstream {
         self.served.set(true);
         if let Some(line) = &self.line {
             line.end();
+        }
+    }
+
+    /// Resolves when a new policy is against the connection.
+    pub(super) async fn broken_off(&self) {
+        match &self.guest {
+            Some(guest) => guest.broken_off().await,
+            None => std::future::pending().await,
         }
     }
 

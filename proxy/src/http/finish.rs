@@ -18,8 +18,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::{attempt::Hold, downstream::Downstream, expect::Gate, headers};
 use crate::{
+    authz::Stay,
     body::{Body, BodyError},
-    error::Flag,
+    error::{Flag, ProxyError},
     kin::Story,
     rt::clock,
     telemetry::{self, Record, RequestStats},
@@ -49,6 +50,8 @@ pub struct Finish {
     pub stats: Option<Arc<RequestStats>>,
     /// How often the request was sent again.
     pub repeated: u32,
+    /// What keeps it in the sight of policy, where it came in.
+    pub stay: Option<Stay>,
     /// What ties it to the calls it belongs to.
     pub story: Story,
     /// Before a request body that waits for the upstream to ask for it.
@@ -81,6 +84,7 @@ impl Finish {
             response_bytes: 0,
             stats: None,
             repeated: 0,
+            stay: None,
             story: Story::of(request.headers()),
             gate: None,
             log,
@@ -105,10 +109,20 @@ impl Finish {
         });
     }
 
-    /// Notes how the exchange failed.
-    pub fn failed(&mut self, error: &crate::error::ProxyError) {
+    /// Notes that a new policy has broken the exchange off.
+    fn broken_off(&mut self) {
+        let error = ProxyError::Denied { policy: None };
         self.flag = error.flag();
-        self.note(|record| record.cause = Some(error.to_string().into()));
+        if self.status == 0 {
+            self.status = error.status().as_u16();
+        }
+        self.note(|record| record.cause = Some("broken off: a new policy denies access".into()));
+    }
+
+    /// Notes how the exchange failed.
+    pub fn failed(&mut self, error: &ProxyError) {
+        self.flag = error.flag();
+        self.note(|record| record.cause = Some(error.in_full().into()));
     }
 }
 
@@ -134,6 +148,9 @@ impl Drop for Finish {
     fn drop(&mut self) {
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.start);
+        if self.stay.as_ref().is_some_and(Stay::is_broken_off) {
+            self.broken_off();
+        }
         if self.status == 0 && self.flag == Flag::None {
             self.flag = Flag::Dc;
         }
@@ -222,6 +239,11 @@ impl http_body::Body for Watched {
         let this = self.get_mut();
         if let Some(hold) = &mut this.hold {
             hold.poll_request(cx);
+        }
+        if this.finish.stay.as_ref().is_some_and(|stay| stay.poll_broken_off(cx).is_ready()) {
+            // What policy does says nothing about the endpoint.
+            this.break_off(Flag::Authz, Outcome::Cancelled);
+            return Poll::Ready(Some(Err(BodyError::Denied)));
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         match &polled {

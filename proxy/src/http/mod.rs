@@ -6,6 +6,7 @@
 //! watches the response to its end.
 
 pub mod attempt;
+pub mod authz;
 pub mod classify;
 pub mod cors;
 pub mod deadline;
@@ -26,5 +27,6 @@ pub mod retry;
 pub mod rewrite;
 pub mod route;
 pub mod serve;
+pub(crate) mod tokens;
 pub mod tries;
 pub mod upgrade;

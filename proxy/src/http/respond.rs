@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, LOCATION},
+    header::{ALLOW, CONTENT_TYPE, LOCATION, WWW_AUTHENTICATE},
 };
 use pillion_policy::{header::Field, resilience::Fallback, route::DirectResponse};
 
@@ -24,6 +24,9 @@ pub const ERROR: HeaderName = HeaderName::from_static(error::HEADER);
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 
+/// How a refused token is to be taken (RFC 6750 §3).
+const INVALID_TOKEN: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+
 /// Explains an error.
 pub fn error(error: &ProxyError, grpc: bool) -> Response<Body> {
     let cause = error.to_string();
@@ -35,6 +38,9 @@ pub fn error(error: &ProxyError, grpc: bool) -> Response<Body> {
         }
         ProxyError::RateLimited { .. } => {
             response.headers_mut().insert(RATE_LIMITED, TRUE);
+        }
+        ProxyError::BadToken(_) => {
+            response.headers_mut().insert(WWW_AUTHENTICATE, INVALID_TOKEN);
         }
         _ => {}
     }

@@ -39,10 +39,19 @@ where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>> + 'static,
 {
-    if http2 {
-        self::http2(io, downstream, handle).await;
-    } else {
-        http1(io, downstream, handle).await;
+    let serving = async {
+        if http2 {
+            self::http2(io, downstream, handle).await;
+        } else {
+            http1(io, downstream, handle).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = serving => {}
+        () = downstream.broken_off() => {
+            tracing::info!(peer = %downstream.peer, "connection broken off: a new policy denies access");
+        }
     }
 }
 

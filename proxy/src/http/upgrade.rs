@@ -4,7 +4,7 @@
 //! [`SWITCH`], because the rest of a request body is awaited or the connection is gone, breaks the exchange off and is
 //! flagged like any other exchange that side breaks off.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::pending, rc::Rc, time::Duration};
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{attempt::Hold, finish::Finish};
 use crate::{
+    authz::Stay,
     error::Flag,
     net::copy::{self, Direction},
     rt::task,
@@ -29,11 +30,13 @@ const SWITCH: Duration = Duration::from_secs(10);
 pub fn splice(worker: &Rc<Worker>, client: OnUpgrade, server: OnUpgrade, mut finish: Finish, hold: Hold) {
     let forced = worker.drain.forced();
     let guard = worker.drain.guard();
+    let broken_off = finish.stay.as_ref().map(Stay::broken_off);
     task::spawn_local_connection("upgraded connection", async move {
         let _open = guard;
         tokio::select! {
             outcome = join(client, server, &mut finish) => hold.fail(outcome),
             () = forced => {}
+            () = async { match broken_off { Some(broken_off) => broken_off.await, None => pending().await } } => {}
         }
     });
 }

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    access::AccessStats,
     counter::{Counter, Gauge},
     exposition::Text,
     handshakes::TlsStats,
@@ -41,6 +42,8 @@ pub struct Metrics {
     pub tls: TlsStats,
     /// The own identity.
     pub identity: IdentityStats,
+    /// Who was let in.
+    pub access: AccessStats,
     budget: Arc<Budget>,
     unmatched: Arc<RequestStats>,
     register: Mutex<Register>,
@@ -135,6 +138,7 @@ impl Default for Metrics {
             proxy: ProxyStats::default(),
             tls: TlsStats::default(),
             identity: IdentityStats::default(),
+            access: AccessStats::default(),
             unmatched: Arc::new(RequestStats::free(Labels::unknown(Reporter::Source))),
             budget: Budget::new(MAX_SERIES - RESERVED),
             register: Mutex::new(Register {
@@ -191,6 +195,7 @@ impl Metrics {
         self.proxy.write(&mut text, drain);
         self.tls.write(&mut text);
         self.identity.write(&mut text);
+        self.access.write(&mut text);
         process::write(&mut text);
         text.finish()
     }

@@ -4,6 +4,7 @@
 //! line is a value pushed onto a bounded queue. Formatting and writing happen elsewhere, so that a scrape, a slow
 //! disk or a full one never delays a request.
 
+pub mod access;
 pub mod access_log;
 pub mod counter;
 mod exposition;

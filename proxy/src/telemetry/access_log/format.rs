@@ -24,6 +24,8 @@ struct Json<'a> {
     flags: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<&'a str>,
     #[serde(skip_serializing_if = "is_zero")]
     retries: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +84,7 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
         retries: record.repeated,
         not_retried: record.not_retried,
         cause: record.cause.as_deref(),
+        audit: record.audit.as_deref(),
         route: record.route.as_deref(),
         cluster: record.cluster.as_deref(),
         upstream: record.upstream,
@@ -140,6 +143,7 @@ fn text(record: &Record) -> String {
     {
         field(name, wait.map(|wait| millis(wait).to_string()).as_deref());
     }
+    field("audit", record.audit.as_deref());
     field("cause", record.cause.as_deref());
     line
 }

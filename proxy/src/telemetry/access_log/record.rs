@@ -66,6 +66,8 @@ pub struct Record {
     pub not_retried: Option<&'static str>,
     /// Why, in words, where the proxy made the answer.
     pub cause: Option<Box<str>>,
+    /// The AUDIT policies that match it, joined by commas.
+    pub audit: Option<Box<str>>,
     /// Time it waited for a connection.
     pub queued: Option<Duration>,
     /// Time the connection took, if one was made for it.
@@ -95,6 +97,7 @@ impl Default for Record {
             repeated: 0,
             not_retried: None,
             cause: None,
+            audit: None,
             queued: None,
             connecting: None,
             first_byte: None,

@@ -1,0 +1,144 @@
+//! Whether an inbound request is let in: its tokens first, then the policies of the workload.
+//!
+//! Who is refused learns that policy is against it and no more; which policy that was stands in the access log. A request
+//! that is let in is kept in the sight of [`crate::authz`], so that a later policy may still break it off. Without a policy
+//! that is all there is.
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use pillion_policy::authorization::{self, Asked, Authorization, Token, Verdict};
+
+use super::{exchange::Exchange, tokens};
+use crate::{
+    authz::{Guest, Stay, Visit},
+    body::Body,
+    error::ProxyError,
+    telemetry::metrics::Metrics,
+    upstream::Upstream,
+    view::LiveWorkload,
+};
+
+impl Exchange {
+    /// Lets a request to the application in, or answers it.
+    #[expect(clippy::result_large_err, reason = "the refusal is the response itself")]
+    pub async fn admitted(
+        mut self,
+        own: Option<&LiveWorkload>,
+        upstream: &Upstream,
+        request: &mut Request<Incoming>,
+    ) -> Result<Self, Response<Body>> {
+        let judged = match own {
+            Some(own) => self.judge(own, request).await,
+            None => Ok(None),
+        };
+        match (judged, &self.downstream.guest) {
+            (Ok(token), Some(guest)) => {
+                self.finish.stay = Some(guest.stay(Visit {
+                    method: request.method().clone(),
+                    uri: request.uri().clone(),
+                    authority: self.asked().map(|asked| asked.value().clone()),
+                    token,
+                }));
+                Ok(self)
+            }
+            (Ok(_), None) => Ok(self),
+            (Err(error), _) => {
+                self.finish.stats = Some(Arc::clone(upstream.requests()));
+                Err(self.refuse(&error))
+            }
+        }
+    }
+
+    /// What the request's token has proved, if it has one, or why the request is not let in.
+    async fn judge(
+        &mut self,
+        own: &LiveWorkload,
+        request: &mut Request<Incoming>,
+    ) -> Result<Option<Arc<Token>>, ProxyError> {
+        let token = match own.issuers() {
+            Some(issuers) => tokens::authenticate(issuers, &self.downstream.worker, request).await?,
+            None => None,
+        };
+        if let Some(guest) = self.downstream.guest.clone()
+            && !own.authorization().is_empty()
+        {
+            self.authorize(own.authorization(), &guest, request, token.as_deref())?;
+        }
+        Ok(token)
+    }
+
+    /// Sends a request to the application, unless a new policy is against it before there is a response.
+    pub async fn direct_while_allowed(
+        self,
+        upstream: Arc<Upstream>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let Some(broken_off) = self.finish.stay.as_ref().map(Stay::broken_off) else {
+            return self.direct(upstream, request).await;
+        };
+        let grpc = self.finish.grpc;
+        tokio::select! {
+            biased;
+            response = self.direct(upstream, request) => response,
+            () = broken_off => super::respond::error(&ProxyError::Denied { policy: None }, grpc),
+        }
+    }
+
+    fn authorize(
+        &mut self,
+        policies: &Authorization,
+        guest: &Guest,
+        request: &Request<Incoming>,
+        token: Option<&Token>,
+    ) -> Result<(), ProxyError> {
+        let asked = Asked::Request(authorization::Request {
+            method: request.method().as_str(),
+            authority: self.asked().map_or("", |asked| asked.authority()),
+            path: request.uri().path(),
+            headers: Some(request.headers()),
+            token,
+        });
+        let subject = guest.subject(asked);
+        let metrics = &self.downstream.worker.metrics;
+        let audit = policies.audit(&subject);
+        let judged = judge(policies.decide(&subject), metrics);
+        if !audit.is_empty() {
+            metrics.access.audited.inc();
+            let names: Vec<&str> = audit.iter().map(|name| &***name).collect();
+            self.finish.note(|record| record.audit = Some(names.join(",").into()));
+        }
+        judged
+    }
+}
+
+/// Lets an opaque connection in, or not.
+pub fn admits_bytes(own: Option<&LiveWorkload>, guest: &Guest, metrics: &Metrics) -> bool {
+    let Some(policies) = own.map(LiveWorkload::authorization).filter(|all| !all.is_empty()) else {
+        return true;
+    };
+    let subject = guest.subject(Asked::Bytes);
+    let peer = subject.peer.map(tracing::field::display);
+    for policy in policies.audit(&subject) {
+        metrics.access.audited.inc();
+        tracing::info!(%policy, source = %subject.source, peer, "opaque connection audited");
+    }
+    match judge(policies.decide(&subject), metrics) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::info!(reason = error.in_full(), source = %subject.source, peer, "opaque connection refused");
+            false
+        }
+    }
+}
+
+fn judge(verdict: Verdict<'_>, metrics: &Metrics) -> Result<(), ProxyError> {
+    let (counter, error) = match verdict {
+        Verdict::Allowed => (&metrics.access.allowed, None),
+        Verdict::Denied { policy } => (&metrics.access.denied, Some(Some(Arc::clone(policy)))),
+        Verdict::DeniedByDefault => (&metrics.access.denied_by_default, Some(None)),
+    };
+    counter.inc();
+    error.map_or(Ok(()), |policy| Err(ProxyError::Denied { policy }))
+}
