@@ -8,6 +8,8 @@
 
 pub mod cache;
 pub mod keys;
+#[cfg(test)]
+pub(crate) mod testing;
 mod token;
 
 use std::sync::Arc;

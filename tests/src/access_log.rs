@@ -26,6 +26,8 @@ pub struct Line {
     pub flags: String,
     /// What the proxy says it did, or did not do.
     pub cause: Option<String>,
+    /// The AUDIT policies that match it.
+    pub audit: Option<String>,
     /// The request's id.
     pub request_id: Option<String>,
     /// The cluster it was sent to.

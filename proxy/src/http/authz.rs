@@ -58,7 +58,10 @@ impl Exchange {
         request: &mut Request<Incoming>,
     ) -> Result<Option<Arc<Token>>, ProxyError> {
         let token = match own.issuers() {
-            Some(issuers) => tokens::authenticate(issuers, &self.downstream.worker, request).await?,
+            Some(issuers) => {
+                let worker = &self.downstream.worker;
+                tokens::authenticate(issuers, (&worker.tokens, &worker.metrics.access), request).await?
+            }
             None => None,
         };
         if let Some(guest) = self.downstream.guest.clone()

@@ -4,7 +4,7 @@
 //! taken out of the request unless its rule says otherwise. Fields the rules fill are the proxy's: what a caller sent
 //! under their names is removed, token or not.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri,
@@ -20,9 +20,9 @@ use tokio::time::Instant;
 
 use crate::{
     error::{ProxyError, TokenFault},
-    jwt::{Issuers, Unverified, Verified},
+    jwt::{Issuers, Unverified, Verified, cache::Cache},
     rt::clock,
-    worker::Worker,
+    telemetry::access::AccessStats,
 };
 
 /// The parameter a token may stand in where a rule names no place (RFC 6750 §2.3).
@@ -37,7 +37,7 @@ struct Found {
 /// Judges the tokens of a request and makes it what the application is to see. Gives what the first of them has proved.
 pub(super) async fn authenticate<B>(
     rules: &Arc<Issuers>,
-    worker: &Worker,
+    (cache, metrics): (&RefCell<Cache>, &AccessStats),
     request: &mut Request<B>,
 ) -> Result<Option<Arc<Token>>, ProxyError> {
     let found = find(rules, request);
@@ -49,13 +49,13 @@ pub(super) async fn authenticate<B>(
         }
         let places: Vec<usize> =
             found.iter().filter(|other| other.text == *text).map(|other| other.rule).collect();
-        match judge(rules, worker, text, &places).await {
+        match judge(rules, cache, text, &places).await {
             Ok((verified, rule)) => {
-                worker.metrics.access.tokens_accepted.inc();
+                metrics.tokens_accepted.inc();
                 good.push((verified, rule, text));
             }
             Err(fault) => {
-                worker.metrics.access.tokens_refused.inc();
+                metrics.tokens_refused.inc();
                 return Err(ProxyError::BadToken(fault));
             }
         }
@@ -78,12 +78,12 @@ pub(super) async fn authenticate<B>(
 /// ones are asked for once.
 async fn judge(
     rules: &Arc<Issuers>,
-    worker: &Worker,
+    cache: &RefCell<Cache>,
     text: &str,
     places: &[usize],
 ) -> Result<(Arc<Verified>, usize), TokenFault> {
     let now = clock::unix_seconds(clock::now());
-    let known = |rule: &usize| Some((worker.tokens.borrow_mut().get(rules, *rule, text, now)?, *rule));
+    let known = |rule: &usize| Some((cache.borrow_mut().get(rules, *rule, text, now)?, *rule));
     if let Some(known) = places.iter().find_map(known) {
         return Ok(known);
     }
@@ -104,7 +104,7 @@ async fn judge(
         match (judged, keys) {
             (Ok(verified), Some(keys)) => {
                 let verified = Arc::new(verified);
-                worker.tokens.borrow_mut().put(rules, *rule, text, (&verified, keys));
+                cache.borrow_mut().put(rules, *rule, text, (&verified, keys));
                 return Ok((verified, *rule));
             }
             (Ok(_), None) => fault = TokenFault::KeysMissing,

@@ -20,7 +20,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (8, &["http", "tcp", "control", "admin"]),
     (7, &["worker"]),
     (6, &["view"]),
-    (5, &["upstream"]),
+    (5, &["upstream", "authz", "jwt"]),
     (4, &["tls", "listener"]),
     (3, &["body", "net", "telemetry", "limit", "kin"]),
     (2, &["error"]),
