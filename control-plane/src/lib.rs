@@ -23,7 +23,7 @@ mod validate;
 mod yaml;
 
 pub use app::run;
-pub use ca::{Phase, request_root, rotation};
+pub use ca::{Phase, create_certificate, request_root, rotation};
 pub use check::{Checked, check_files};
 pub use config::{Config, Outbound, Source, lifetime};
 pub use crds::crds;

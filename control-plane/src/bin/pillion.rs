@@ -13,9 +13,13 @@ use http_body_util::{BodyExt, Empty};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use pillion_control_plane::{
-    Phase, StatusReport, check_files, crds, create_token, lifetime, request_root, rotation,
+    Phase, StatusReport, check_files, crds, create_certificate, create_token, lifetime, request_root,
+    rotation,
 };
-use pillion_policy::name::{Hostname, Label};
+use pillion_policy::{
+    identity::TrustDomain,
+    name::{Hostname, Label},
+};
 use tokio::{
     net::TcpStream,
     time::{Duration, sleep, timeout},
@@ -64,6 +68,9 @@ enum Command {
     /// Look after the certificate authority of a control plane
     #[command(subcommand)]
     Ca(Ca),
+    /// Make certificates for what takes part in the mesh without a sidecar
+    #[command(subcommand)]
+    Certificate(Certificate),
     /// Show, as JSON, what proxies have subscribed to
     Config {
         #[command(flatten)]
@@ -108,6 +115,36 @@ enum Ca {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Certificate {
+    /// Write chain.pem, key.pem and root.pem for a service account, signed by the authority in the state directory
+    Create {
+        /// The namespace of the service account
+        #[arg(long, value_name = "NS")]
+        namespace: Label,
+
+        /// The service account
+        #[arg(long, value_name = "SA")]
+        service_account: Label,
+
+        /// What the control plane has as its --state-dir
+        #[arg(long, env = "PILLION_STATE_DIR", value_name = "DIR")]
+        state_dir: PathBuf,
+
+        /// Where the files go; those that are there are replaced
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+
+        /// For how long the certificate is good; nobody renews it
+        #[arg(long, value_name = "TIME", default_value = "24h", value_parser = lifetime)]
+        ttl: Duration,
+
+        /// Trust domain of workload identities
+        #[arg(long, env = "PILLION_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
+        trust_domain: TrustDomain,
+    },
+}
+
 #[derive(Debug, clap::Args)]
 struct From {
     /// The admin port of the control plane
@@ -129,6 +166,15 @@ fn main() -> ExitCode {
             create_token(&state_dir, &namespace, &service_account, ttl).and_then(|token| print(token + "\n"))
         }
         Command::Ca(Ca::Rotate { state_dir, from }) => rotate(&state_dir, &from.control_plane_admin),
+        Command::Certificate(Certificate::Create {
+            namespace,
+            service_account,
+            state_dir,
+            out,
+            ttl,
+            trust_domain,
+        }) => create_certificate(&state_dir, &trust_domain, (&namespace, &service_account), ttl, &out)
+            .map(|()| ExitCode::SUCCESS),
         Command::Status { from, json } => status(&from.control_plane_admin, json),
         Command::Config { from } => fetch(&from.control_plane_admin, "/config_dump").and_then(print),
     };

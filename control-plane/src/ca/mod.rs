@@ -14,11 +14,13 @@
 mod authority;
 mod certificate;
 mod expiry;
+mod outsider;
 mod pace;
 mod request;
 mod rotation;
 mod state_dir;
 
+pub use self::outsider::create_certificate;
 pub(crate) use self::{
     authority::{Authority, Issued, Names},
     certificate::Certificate,

@@ -31,8 +31,8 @@ const TOKEN_KEY: &str = "token-key.pem";
 const NEXT_KEY: &str = "next-root-key.pem";
 const RETIRING: &str = "retiring.pem";
 
-const PUBLIC: u32 = 0o644;
-const SECRET: u32 = 0o600;
+pub(super) const PUBLIC: u32 = 0o644;
+pub(super) const SECRET: u32 = 0o600;
 
 /// A directory that holds the state of an authority.
 #[derive(Debug, Clone)]
@@ -229,7 +229,7 @@ fn all(certificates: &[Certificate]) -> String {
     certificates.iter().map(Certificate::pem).collect()
 }
 
-fn new_key() -> Result<KeyPair> {
+pub(super) fn new_key() -> Result<KeyPair> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).context("cannot make a key")
 }
 
@@ -255,7 +255,7 @@ fn read_certificates(path: &Path) -> Result<Vec<Certificate>> {
     Certificate::read_all(&text).with_context(|| format!("cannot use {}", path.display()))
 }
 
-fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+pub(super) fn write(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
     // One left behind may have been made with other rights, and the mode above is subject to the umask.
     file.set_permissions(fs::Permissions::from_mode(mode))?;

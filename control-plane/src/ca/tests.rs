@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use pillion_policy::identity::Identity;
+use pillion_policy::{
+    identity::{Identity, TrustDomain},
+    name::Label,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SanType,
@@ -375,4 +378,24 @@ fn nothing_shows_a_key() {
     for line in secret.lines() {
         assert!(!shown.contains(line), "{shown}");
     }
+}
+
+#[test]
+fn a_certificate_made_by_hand_is_one_of_the_authority_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, out) = (dir.path().join("state"), dir.path().join("out"));
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    let (namespace, account) = (Label::new("shop").unwrap(), Label::new("legacy").unwrap());
+    for _ in 0..2 {
+        create_certificate(&state, &domain, (&namespace, &account), Duration::from_secs(3600), &out).unwrap();
+    }
+    let read = |name: &str| fs::read(out.join(name)).unwrap();
+    let chain = Certificate::read_all(&read("chain.pem")).unwrap();
+    let roots = Certificate::read_all(&read("root.pem")).unwrap();
+    assert_eq!(chain[0].identity().unwrap().uri(), "spiffe://cluster.local/ns/shop/sa/legacy");
+    assert!(chain.len() == 1 && chain[0].is_signed_by(&roots[0]));
+    let key = KeyPair::from_pem(std::str::from_utf8(&read("key.pem")).unwrap()).unwrap();
+    assert!(chain[0].has_key(rcgen::PublicKeyData::der_bytes(&key)));
+    let mode = out.join("key.pem").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
