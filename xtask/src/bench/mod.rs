@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// One short repetition of everything: a smoke test, not a measurement.
     #[arg(long)]
     quick: bool,
-    /// Peers and scenarios to run: pillion, pillion-2, pillion-policy, envoy, envoy-2, envoy-policy, haproxy, nginx, direct; http1, http2, two-sidecars.
+    /// Peers and scenarios to run: pillion, pillion-2, pillion-policy, envoy, envoy-2, envoy-policy, haproxy, nginx, direct; http1, http2, two-sidecars, mtls.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How often each measurement is repeated.
@@ -59,9 +59,10 @@ enum Scenario {
     Http1,
     Http2,
     TwoSidecars,
+    Mtls,
 }
 
-const SCENARIOS: &[Scenario] = &[Scenario::Http1, Scenario::Http2, Scenario::TwoSidecars];
+const SCENARIOS: &[Scenario] = &[Scenario::Http1, Scenario::Http2, Scenario::TwoSidecars, Scenario::Mtls];
 
 impl Scenario {
     const fn name(self) -> &'static str {
@@ -69,6 +70,7 @@ impl Scenario {
             Self::Http1 => "http1",
             Self::Http2 => "http2",
             Self::TwoSidecars => "two-sidecars",
+            Self::Mtls => "mtls",
         }
     }
 
@@ -79,12 +81,21 @@ impl Scenario {
             Self::TwoSidecars => {
                 "two sidecars in a row, HTTP/1.1 at both ends, 64 connections, 100 B (both processes)"
             }
+            Self::Mtls => "the same with mutual TLS between the sidecars (both processes)",
+        }
+    }
+
+    /// How many proxies are in a row.
+    const fn n_hops(self) -> u32 {
+        match self {
+            Self::Http1 | Self::Http2 => 1,
+            Self::TwoSidecars | Self::Mtls => 2,
         }
     }
 
     const fn downstream(self) -> Protocol {
         match self {
-            Self::Http1 | Self::TwoSidecars => Protocol::Http1,
+            Self::Http1 | Self::TwoSidecars | Self::Mtls => Protocol::Http1,
             Self::Http2 => Protocol::Http2,
         }
     }

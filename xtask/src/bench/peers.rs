@@ -1,13 +1,14 @@
 //! The proxies that are compared, and how each is started for a scenario.
 //!
 //! Every peer gets the same: one process per hop, one or two workers, keep-alive on both sides, no
-//! access log, no admin traffic, no TLS. Otherwise each runs with its own defaults; the
+//! access log, no admin traffic, TLS between the hops only where the scenario says so. Otherwise each runs with its own defaults; the
 //! configurations are the files in `config/`. Pillion is configured the way users do it: Kubernetes
 //! objects in a directory, a control plane, a sidecar. Between two sidecars, Envoy and HAProxy are
 //! told to speak HTTP/2, nginx can only speak HTTP/1.1, Pillion does what it does by itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -74,8 +75,13 @@ impl Peer {
     }
 
     /// nginx of the common distributions speaks no HTTP/2 to an upstream.
+    /// Of the others, Envoy alone proves SPIFFE identities.
     pub(super) fn takes_part(self, scenario: Scenario) -> bool {
-        self.kind != Kind::Nginx || scenario != Scenario::Http2
+        match scenario {
+            Scenario::Http1 | Scenario::TwoSidecars => true,
+            Scenario::Http2 => self.kind != Kind::Nginx,
+            Scenario::Mtls => matches!(self.kind, Kind::Pillion | Kind::Envoy | Kind::Direct),
+        }
     }
 }
 
@@ -89,6 +95,7 @@ pub(super) struct Programs {
     pub(super) envoy: Option<PathBuf>,
     pub(super) proxy: PathBuf,
     pub(super) control_plane: PathBuf,
+    pub(super) pillion: PathBuf,
 }
 
 impl Programs {
@@ -175,7 +182,9 @@ fn chain(
 ) -> Result<Running> {
     let mut proxies = Vec::new();
     let mut port = target;
-    let n_hops = if scenario == Scenario::TwoSidecars { 2 } else { 1 };
+    let n_hops = scenario.n_hops();
+    let certificates =
+        if scenario == Scenario::Mtls { Some(certificates(programs, directory)?) } else { None };
     for hop in (1..=n_hops).rev() {
         let downstream = if hop == 1 { scenario.downstream() } else { Protocol::Http2 };
         let upstream = if hop == n_hops { scenario.upstream() } else { Protocol::Http2 };
@@ -186,7 +195,14 @@ fn chain(
         };
         proxies.push(match peer.kind {
             Kind::Envoy => {
-                envoy(peer, programs, &directory, &fill(include_str!("config/envoy.yaml")), upstream)?
+                let tls = |wanted: bool, config: &str| match &certificates {
+                    Some(certificates) if wanted => config.replace("@CERTIFICATES@", certificates),
+                    Some(_) | None => String::new(),
+                };
+                let config = fill(include_str!("config/envoy.yaml"))
+                    .replace("@TLS_DOWN@", &tls(hop > 1, include_str!("config/envoy-tls-downstream.yaml")))
+                    .replace("@TLS_UP@", &tls(hop < n_hops, include_str!("config/envoy-tls-upstream.yaml")));
+                envoy(peer, programs, &directory, &config, upstream)?
             }
             Kind::Haproxy => {
                 let proto = |protocol| if protocol == Protocol::Http2 { "proto h2" } else { "" };
@@ -241,6 +257,19 @@ fn nginx(programs: &Programs, directory: &Path, config: &str) -> Result<Child> {
     Child::spawn(&programs.nginx, &["-p", &prefix, "-c", &file, "-e", "stderr"], directory)
 }
 
+/// Makes an authority and a certificate of it for peers that are not Pillion's; says in which directory they are.
+fn certificates(programs: &Programs, directory: &Path) -> Result<String> {
+    let out = fresh(&directory.join("certificates"))?.to_string_lossy().into_owned();
+    let state = fresh(&directory.join("state"))?;
+    process::output(
+        Command::new(&programs.pillion)
+            .args(["certificate", "create", "--namespace", "default", "--service-account", "default"])
+            .args(["--out", &out, "--state-dir"])
+            .arg(state),
+    )?;
+    Ok(out)
+}
+
 /// A control plane that reads a directory, and one sidecar or two.
 fn pillion(
     peer: Peer,
@@ -252,7 +281,20 @@ fn pillion(
     let local = |port: u16| format!("127.0.0.1:{port}");
     let n_workers = peer.n_workers.to_string();
     let xds = free_port()?;
-    let control_plane_url = format!("http://{}", local(xds));
+    let state = directory.join("state");
+    let secure = scenario == Scenario::Mtls;
+    // Where there is an authority, sidecars prove who they are from the start.
+    let (control_plane_url, of_authority, of_sidecar) = if secure {
+        let port = free_port()?;
+        let file = |name: &str| state.join(name).to_string_lossy().into_owned();
+        (
+            format!("https://{}", local(port)),
+            vec!["--state-dir".to_owned(), file(""), "--xds-tls-addr".to_owned(), local(port)],
+            vec!["--root-file".to_owned(), file("root.pem"), "--token-file".to_owned(), file("token")],
+        )
+    } else {
+        (format!("http://{}", local(xds)), Vec::new(), Vec::new())
+    };
     let sidecar = |workload: &str, address: &str, inbound: &str, outbound: u16| -> Result<Child> {
         let directory = fresh(&directory.join(workload))?;
         let app = local(target);
@@ -267,11 +309,13 @@ fn pillion(
             ["--admin-addr", &local(free_port()?)],
             ["--workers", &n_workers],
         ];
-        Child::spawn(&programs.proxy, &args.concat(), &directory)
+        let args: Vec<&str> =
+            args.concat().into_iter().chain(of_sidecar.iter().map(String::as_str)).collect();
+        Child::spawn(&programs.proxy, &args, &directory)
     };
     // The second sidecar stands for its pod: own address, the app's port.
     let (address, label) = match scenario {
-        Scenario::TwoSidecars => ("127.0.0.3", ", security.istio.io/tlsMode: istio"),
+        Scenario::TwoSidecars | Scenario::Mtls => ("127.0.0.3", ", security.istio.io/tlsMode: istio"),
         Scenario::Http1 | Scenario::Http2 => ("127.0.0.1", ""),
     };
     let policy = fresh(&directory.join("policy"))?;
@@ -286,14 +330,30 @@ fn pillion(
         write(&policy, "policy.yaml", include_str!("config/pillion-policy.yaml"))?;
     }
     let source = format!("dir:{}", policy.display());
-    let control_plane = Child::spawn(
-        &programs.control_plane,
-        &["--source", &source, "--xds-addr", &local(xds), "--admin-addr", &local(free_port()?)],
-        &fresh(&directory.join("control-plane"))?,
-    )?;
+    let (xds, admin) = (local(xds), local(free_port()?));
+    let args = ["--source", &source, "--xds-addr", &xds, "--admin-addr", &admin];
+    let args: Vec<&str> = args.into_iter().chain(of_authority.iter().map(String::as_str)).collect();
+    let control_plane =
+        Child::spawn(&programs.control_plane, &args, &fresh(&directory.join("control-plane"))?)?;
+    if secure {
+        let token = process::output(
+            Command::new(&programs.pillion)
+                .args([
+                    "token",
+                    "create",
+                    "--namespace",
+                    "default",
+                    "--service-account",
+                    "default",
+                    "--state-dir",
+                ])
+                .arg(&state),
+        )?;
+        write(&state, "token", &token)?;
+    }
     let port = free_port()?;
     let mut proxies = vec![sidecar("client", "127.0.0.2", &local(free_port()?), port)?];
-    if scenario == Scenario::TwoSidecars {
+    if scenario.n_hops() == 2 {
         proxies.push(sidecar("bench", address, &format!("{address}:{target}"), free_port()?)?);
     }
     Ok(Running { proxies, port, _control_plane: Some(control_plane) })

@@ -71,6 +71,7 @@ pub(super) fn find(workspace: &Workspace, directory: &Path) -> Result<Programs> 
         envoy: found("envoy", envoy(directory), "left out, and no ratios (`--install` gets it)"),
         proxy: workspace.binary("release", "pillion-proxy"),
         control_plane: workspace.binary("release", "pillion-control-plane"),
+        pillion: workspace.binary("release", "pillion"),
     })
 }
 
