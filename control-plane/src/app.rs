@@ -17,7 +17,7 @@ use crate::{
     index::Index,
     metrics::Metrics,
     naming::Naming,
-    serve::{self, Desk, Hub, Issuer, State},
+    serve::{self, Hub, Issuer, State},
     source::{Update, dir::Directory},
 };
 
@@ -29,22 +29,19 @@ pub async fn run(config: Config) -> Result<()> {
     let naming = Naming::new(&config.cluster_domain);
     let Source::Directory(path) = &config.source;
     let mut updates = watch_directory(path, naming.clone())?;
-    let xds = match config.plaintext().map_err(|reason| anyhow!(reason))? {
-        Some(addr) => {
-            tracing::info!(%addr, "serving proxies in plain text");
-            Some(bind(addr, "--xds-addr").await?)
-        }
-        None => None,
-    };
-    let metrics = Metrics::new();
-    let authority = Authority::open(&config, &metrics).await?;
+    let plaintext = config.plaintext().map_err(|reason| anyhow!(reason))?;
+    let secured = config.has_authority().then_some(config.xds_tls_addr);
+    let xds = bind_if(plaintext, "--xds-addr").await?;
+    let xds_tls = bind_if(secured, "--xds-tls-addr").await?;
     let admin = bind(config.admin_addr, "--admin-addr").await?;
 
+    let metrics = Metrics::new();
+    let issuer = Issuer::open(&config, &metrics)?;
     let mut state = State::new(Index::new(naming), Arc::new(config.mesh()), metrics.clone());
     // Nobody is served before everything has been read once: a proxy would take what is missing for gone.
     state.update(updates.recv().await.context("the source ended")?);
-    if let Some(authority) = &authority {
-        state.set_authority(authority.issuer.facts());
+    if let Some((issuer, _)) = &issuer {
+        state.set_authority(issuer.facts());
     }
     state.check();
 
@@ -59,9 +56,9 @@ pub async fn run(config: Config) -> Result<()> {
         let served = serve::serve(xds, hub.clone(), until(stopped.clone()));
         tasks.spawn(async move { served.await.context("serving proxies failed") });
     }
-    if let Some(Authority { issuer, desk, listener }) = authority {
+    if let (Some(xds), Some((issuer, desk))) = (xds_tls, issuer) {
         tasks.spawn(issuer.run(hub.clone()));
-        let served = serve::serve_secured(listener, hub.clone(), desk, until(stopped));
+        let served = serve::serve_secured(xds, hub.clone(), desk, until(stopped));
         tasks.spawn(async move { served.await.context("serving proxies over TLS failed") });
     }
     let pages = Admin { hub, metrics };
@@ -69,8 +66,13 @@ pub async fn run(config: Config) -> Result<()> {
         pages.serve(admin).await;
         Err(anyhow!("the admin port ended"))
     });
-    let (admin_addr, source) = (config.admin_addr, path.display());
-    tracing::info!(admin = %admin_addr, %source, "the control plane is ready");
+    tracing::info!(
+        xds = plaintext.map(tracing::field::display),
+        xds_tls = secured.map(tracing::field::display),
+        admin = %config.admin_addr,
+        source = %path.display(),
+        "the control plane is ready"
+    );
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -91,22 +93,6 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// The certificate authority, and where it is asked.
-struct Authority {
-    issuer: Issuer,
-    desk: Desk,
-    listener: TcpListener,
-}
-
-impl Authority {
-    async fn open(config: &Config, metrics: &Metrics) -> Result<Option<Self>> {
-        let Some((issuer, desk)) = Issuer::open(config, metrics)? else { return Ok(None) };
-        let listener = bind(config.xds_tls_addr, "--xds-tls-addr").await?;
-        tracing::info!(addr = %config.xds_tls_addr, signer = issuer.facts().trust.signer, "serving proxies over TLS");
-        Ok(Some(Self { issuer, desk, listener }))
-    }
-}
-
 async fn until(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is a stop as well.
     drop(stopped.wait_for(|stopped| *stopped).await);
@@ -122,6 +108,13 @@ fn watch_directory(path: &Path, naming: Naming) -> Result<mpsc::Receiver<Update>
     let (sender, updates) = mpsc::channel(1);
     std::thread::Builder::new().name("source".to_owned()).spawn(move || directory.watch(&sender))?;
     Ok(updates)
+}
+
+async fn bind_if(addr: Option<SocketAddr>, flag: &str) -> Result<Option<TcpListener>> {
+    match addr {
+        Some(addr) => bind(addr, flag).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 async fn bind(addr: SocketAddr, flag: &str) -> Result<TcpListener> {
