@@ -74,6 +74,14 @@ impl Workspace {
         &self.packages
     }
 
+    /// The names of all packages that are built on any platform, one a line.
+    pub(crate) fn built(&self) -> Result<String> {
+        let mut command = self.cargo();
+        command.args(["tree", "--workspace", "--edges", "normal,build", "--target", "all"]);
+        let tree = process::output(command.args(["--prefix", "none", "--format", "{p}"]))?;
+        Ok(tree.lines().filter_map(|line| line.split(' ').next()).collect::<Vec<_>>().join("\n"))
+    }
+
     /// A built binary, in the directory of its profile.
     pub(crate) fn binary(&self, profile: &str, name: &str) -> PathBuf {
         self.target.join(profile).join(name)

@@ -24,7 +24,7 @@ type Step = (&'static str, fn(&Workspace) -> Result<Problems>);
 
 const STEPS: &[Step] = &[
     ("floors", |workspace| Ok(floors::check(&workspace.sources()?))),
-    ("manifests", |workspace| Ok(manifests::check(workspace.packages(), &workspace.sources()?))),
+    ("manifests", |workspace| Ok(manifests::check(workspace.packages(), &workspace.built()?))),
     ("sizes", |workspace| Ok(sizes::check(&workspace.sources()?))),
     ("names", |workspace| Ok(naming::check(&workspace.sources()?))),
     ("words", |workspace| Ok(words::check(&workspace.sources()?))),
