@@ -10,6 +10,8 @@ use std::{convert::Infallible, io, net, net::SocketAddr, rc::Rc, sync::Arc, time
 use anyhow::{Context, Result, anyhow};
 use futures_util::FutureExt;
 use pillion_xds::node::Node;
+#[cfg(target_os = "linux")]
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -91,6 +93,9 @@ struct Sockets {
 /// Runs the proxy until it is told to stop.
 pub fn run(config: Config) -> Result<()> {
     let log = log::init(&config.log)?;
+    if config.identity_source() != IdentitySource::None {
+        leave_no_core();
+    }
     let sockets = Sockets::bind(&config)?;
     let runtime =
         runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
@@ -138,6 +143,14 @@ pub fn run(config: Config) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Has a crash leave nothing behind that the key could be read from, and others not look into the process.
+fn leave_no_core() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a crash may leave a core file with the private key");
+    }
 }
 
 impl Sockets {

@@ -127,6 +127,11 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// Sends SIGABRT, as the end of a process that finds itself broken.
+    pub fn abort(&self) -> Result<()> {
+        self.signal(Signal::ABORT)
+    }
+
     /// Stops the process where it is, as if the machine had no time for it.
     pub fn freeze(&self) -> Result<()> {
         self.signal(Signal::STOP)

@@ -1,6 +1,7 @@
 //! The identity of sidecars: issued at the start, renewed in time, kept through an outage, refused where it is not due.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -61,6 +62,17 @@ async fn no_page_and_no_log_holds_a_secret() -> Result<()> {
     }
     ensure!(!told.contains(&signature), "the token was told");
     ensure!(!told.contains("PRIVATE KEY"), "a key was told");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_crash_leaves_no_core() -> Result<()> {
+    let mut mesh = Mesh::secure(&[])?;
+    mesh.start().await?;
+    let mut sidecar = mesh.sidecar("caller")?.launched_by(&["prlimit", "--core=unlimited"]).start().await?;
+    sidecar.process.abort()?;
+    let status = sidecar.process.ended(Duration::from_secs(10)).await?;
+    ensure!(status.signal() == Some(6) && !status.core_dumped(), "{status}");
     Ok(())
 }
 
