@@ -212,11 +212,17 @@ impl LiveRoute {
 impl LiveWorkload {
     /// Joins a policy with the limits of what comes in. These must not be those of rules: what the workload asks of
     /// itself would be counted twice.
-    pub fn new(
+    pub fn new(policy: Arc<WorkloadPolicy>, inbound: &mut Guards) -> Self {
+        Self::following(None, policy, None, inbound)
+    }
+
+    /// The same in place of `previous`, of which the keys of issuers are kept, and as part of a mesh whose trust domain
+    /// policies may name in several ways.
+    pub fn following(
+        previous: Option<&Self>,
         policy: Arc<WorkloadPolicy>,
         mesh: Option<&MeshConfig>,
         inbound: &mut Guards,
-        previous: Option<&Self>,
     ) -> Self {
         let limited = policy.ports.iter().filter_map(|port| Some((port.port, port.rate_limit.as_ref()?)));
         let limiters = limited.map(|(port, limit)| (port, inbound.limiter(limit))).collect();

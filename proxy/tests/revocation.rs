@@ -86,7 +86,7 @@ impl Bench {
             authorization,
             authentication: Vec::new(),
         };
-        let own = LiveWorkload::new(Arc::new(policy), None, &mut Guards::default(), None);
+        let own = LiveWorkload::new(Arc::new(policy), &mut Guards::default());
         self.views.publish(View::new(self.revision, None, Some(Arc::new(own))));
     }
 

@@ -31,7 +31,8 @@ async fn a_bad_token_is_refused_and_none_passes() -> Result<()> {
     for bad in [&other.token("user")?, &expired, &none, "x.y.z", "x"] {
         let reply = get(&client, bad).await?.expect_own(401, "JWT")?;
         assert_eq!(reply.header("www-authenticate"), "Bearer error=\"invalid_token\"");
-        ensure!(!format!("{:?}", reply.headers).contains(bad), "{:?}", reply.headers);
+        let told = format!("{:?}{}", reply.headers, reply.text());
+        ensure!(bad.len() < 10 || !told.contains(bad), "{told}");
     }
     assert_eq!(shop.app.stats()?.requests(), served, "what is refused must not arrive");
     let call = shop.client_http2().post("http://app/a.B/C").header("authorization", "Bearer x");

@@ -277,7 +277,7 @@ impl Control {
         if !is_current {
             let previous = self.own.take();
             let live = |policy: &Arc<_>| {
-                LiveWorkload::new(Arc::clone(policy), mesh, &mut self.inbound, previous.as_deref())
+                LiveWorkload::following(previous.as_deref(), Arc::clone(policy), mesh, &mut self.inbound)
             };
             self.own = own.map(live).map(Arc::new);
         }

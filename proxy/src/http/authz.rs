@@ -22,7 +22,6 @@ use crate::{
 
 impl Exchange {
     /// Lets a request to the application in, or answers it.
-    #[expect(clippy::result_large_err, reason = "the refusal is the response itself")]
     pub async fn admitted(
         mut self,
         own: Option<&LiveWorkload>,
@@ -59,6 +58,9 @@ impl Exchange {
     ) -> Result<Option<Arc<Token>>, ProxyError> {
         let token = match own.issuers() {
             Some(issuers) => {
+                if let Some(uri) = tokens::redacted(issuers, request.uri()) {
+                    self.finish.note(|record| record.uri = uri);
+                }
                 let worker = &self.downstream.worker;
                 tokens::authenticate(issuers, (&worker.tokens, &worker.metrics.access), request).await?
             }

@@ -133,8 +133,7 @@ fn find<B>(rules: &Issuers, request: &Request<B>) -> Vec<Found> {
             values.filter_map(|value| behind(prefix, value)).for_each(&mut take);
         }
         let query = request.uri().query().unwrap_or_default();
-        let params = places.from_params.iter().map(String::as_str);
-        for name in params.chain(default.then_some(ACCESS_TOKEN)) {
+        for name in params(places) {
             matching::query_value(query, name).into_iter().for_each(|token| take(&token));
         }
         for name in &places.from_cookies {
@@ -177,11 +176,10 @@ fn strip<B>(rule: &JwtRule, token: &str, request: &mut Request<B>) {
     for TokenHeader { name, prefix } in rule.from_headers.iter().chain(default.then_some(&bearer)) {
         keep(request.headers_mut(), name, |value| behind(prefix, value) != Some(token));
     }
-    let is_place =
-        |name: &str| rule.from_params.iter().any(|param| param == name) || (default && name == ACCESS_TOKEN);
-    if request.uri().query().is_some_and(|query| query.contains(token)) {
-        strip_query(request.uri_mut(), |name, value| is_place(name) && value == token);
-    }
+    strip_query(request.uri_mut(), |pair| {
+        let mut values = params(rule).filter_map(|name| matching::query_value(pair, name));
+        values.any(|value| value == token)
+    });
     if !rule.from_cookies.is_empty() {
         let is_token = |(name, value): (&str, &str)| {
             value == token && rule.from_cookies.iter().any(|cookie| cookie == name)
@@ -213,16 +211,29 @@ fn keep(headers: &mut HeaderMap, name: &HeaderName, keeps: impl Fn(&HeaderValue)
     }
 }
 
-/// Takes parameters out of a query; what remains stays as it was written.
-fn strip_query(uri: &mut Uri, is_gone: impl Fn(&str, &str) -> bool) {
-    let query = uri.query().unwrap_or_default();
-    let kept: Vec<&str> = query
-        .split('&')
-        .filter(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            !is_gone(name, value)
-        })
-        .collect();
+/// The target as it may be logged: without parameters that hold tokens. `None` when it may be logged as it is.
+pub(super) fn redacted(rules: &Issuers, uri: &Uri) -> Option<Uri> {
+    let mut redacted = uri.clone();
+    let is_stripped = strip_query(&mut redacted, |pair| {
+        let mut names = rules.all().iter().flat_map(|issuer| params(issuer.rule()));
+        names.any(|name| matching::query_value(pair, name).is_some())
+    });
+    is_stripped.then_some(redacted)
+}
+
+/// The query parameters a token of a rule may stand in.
+fn params(rule: &JwtRule) -> impl Iterator<Item = &str> {
+    let default = has_default_places(rule).then_some(ACCESS_TOKEN);
+    rule.from_params.iter().map(String::as_str).chain(default)
+}
+
+/// Takes parameters out of a query; what remains stays as it was written. Says whether there were any.
+fn strip_query(uri: &mut Uri, is_gone: impl Fn(&str) -> bool) -> bool {
+    let pairs = uri.query().into_iter().flat_map(|query| query.split('&'));
+    let kept: Vec<&str> = pairs.clone().filter(|pair| !is_gone(pair)).collect();
+    if kept.len() == pairs.count() {
+        return false;
+    }
     let target = match kept.is_empty() {
         true => uri.path().to_owned(),
         false => format!("{}?{}", uri.path(), kept.join("&")),
@@ -230,6 +241,7 @@ fn strip_query(uri: &mut Uri, is_gone: impl Fn(&str, &str) -> bool) {
     let mut parts = std::mem::take(uri).into_parts();
     parts.path_and_query = PathAndQuery::try_from(target).ok();
     *uri = Uri::from_parts(parts).unwrap_or_default();
+    true
 }
 
 #[cfg(test)]

@@ -94,7 +94,7 @@ async fn the_sets_of_the_rules_in_force_are_kept() {
         authentication: vec![rule],
     };
     let (views, metrics) = (Arc::new(Views::new(Instant::now())), Metrics::new());
-    let own = Arc::new(LiveWorkload::new(Arc::new(policy), None, &mut Guards::default(), None));
+    let own = Arc::new(LiveWorkload::new(Arc::new(policy), &mut Guards::default()));
     let keys = Arc::clone(own.issuers().unwrap().sources().next().unwrap());
     let wait = async {
         views.publish(View::new(1, None, Some(own)));

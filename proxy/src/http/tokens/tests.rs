@@ -66,6 +66,7 @@ async fn tokens_are_found_taken_out_and_turned_into_fields() {
         (request("/a?b=1", &[("authorization", &bearer)]), "/a?b=1 x-user=user"),
         (request(&format!("/a?b=%20&access_token={good}&c"), &[]), "/a?b=%20&c x-user=user"),
         (request(&format!("/a?access_token={good}"), &[]), "/a x-user=user"),
+        (request(&format!("/a?access_token={}", good.replace('.', "%2E")), &[]), "/a x-user=user"),
         (request("/a", &[("authorization", &bearer), ("x-user", "admin")]), "/a x-user=user"),
         (request(&format!("/a?access_token={good}"), &[("authorization", &bearer)]), "/a x-user=user"),
     ] {
@@ -115,6 +116,22 @@ async fn no_token_proves_nothing_and_forges_nothing() {
     let rules = [rule("me", &signer)];
     let basic = request("/", &[("authorization", "Basic dTpw"), ("x-user", "admin"), ("x-user", "root")]);
     assert_eq!(judge(&rules, basic).await, (Ok(None), "/ authorization=Basic dTpw".to_owned()));
+}
+
+#[test]
+fn tokens_in_targets_are_not_logged() {
+    let signer = Signer::new(Algorithm::ES256);
+    let rules = [rule("me", &signer), JwtRule { from_params: vec!["t".to_owned()], ..rule("you", &signer) }];
+    let rules = Issuers::new(&rules, None).unwrap();
+    for (target, logged) in [
+        ("/a?b=1&c", None),
+        ("/a", None),
+        ("/a?access_token=x.y.z", Some("/a")),
+        ("/a?t=x&b=access_token&%74=y", Some("/a?b=access_token")),
+    ] {
+        let logged = logged.map(Uri::from_static);
+        assert_eq!(redacted(&rules, &Uri::from_static(target)), logged, "{target}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use super::*;
 #[expect(clippy::disallowed_methods, reason = "this measures")]
 fn a_thousand_policies_are_soon_asked() {
     const ROUNDS: u32 = 2000;
-    let by: [(&str, fn(usize) -> Rule); 5] = [
+    type Make = fn(usize) -> Rule;
+    let by: [(&str, Make); 5] = [
         ("principal", |n| {
             let principal = format!("cluster.local/ns/shop/sa/app-{n}");
             from(Source { principals: texts(&[&principal]), ..Source::default() })
