@@ -3,6 +3,7 @@
 //! Each error knows its HTTP status, gRPC code, response flag (Envoy's vocabulary where one fits) and whose fault it
 //! is. The text names the thing and, where there is one, the next step; it never repeats its source.
 
+mod flag;
 mod refusal;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -10,7 +11,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::StatusCode;
 use pillion_policy::resilience::AbortStatus;
 
-pub use self::refusal::Refusal;
+pub use self::{flag::Flag, refusal::Refusal};
 
 /// The header field that names flag and cause on every response of the proxy's own.
 pub const HEADER: &str = "x-pillion-error";
@@ -227,59 +228,6 @@ impl std::fmt::Display for InMillis<'_> {
     }
 }
 
-/// What stands in logs, metrics and `x-pillion-error`: Envoy's response flags.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Flag {
-    /// Nothing to remark.
-    #[default]
-    None,
-    /// No route.
-    Nr,
-    /// No cluster.
-    Nc,
-    /// No healthy upstream.
-    Uh,
-    /// Upstream connection failure.
-    Uf,
-    /// Upstream connection termination.
-    Uc,
-    /// Upstream remote reset.
-    Ur,
-    /// Upstream overflow: a limit of ours.
-    Uo,
-    /// Upstream request timeout.
-    Ut,
-    /// Upstream protocol error.
-    Upe,
-    /// Downstream connection termination.
-    Dc,
-    /// Downstream protocol error.
-    Dpe,
-    /// Discovery: the destination could not be looked up.
-    Dsc,
-    /// Draining.
-    Drn,
-    /// Upstream retry limit exceeded: every repetition the rule allows has failed.
-    Urx,
-    /// The retry budget allows no repetition.
-    Bud,
-    /// A circuit breaker is open.
-    Brk,
-    /// Rate limited.
-    Rl,
-    /// Delay injected.
-    Di,
-    /// Fault injected.
-    Fi,
-    /// TLS: the connection could not be secured.
-    Tls,
-    /// Denied by authorization policy.
-    Authz,
-    /// A token was not accepted.
-    Jwt,
-}
-
 /// Whose fault an error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Fault {
@@ -307,69 +255,6 @@ impl Limit {
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-impl Flag {
-    /// Every flag; the index of each is its number.
-    pub const ALL: [Self; 23] = [
-        Self::None,
-        Self::Nr,
-        Self::Nc,
-        Self::Uh,
-        Self::Uf,
-        Self::Uc,
-        Self::Ur,
-        Self::Uo,
-        Self::Ut,
-        Self::Upe,
-        Self::Dc,
-        Self::Dpe,
-        Self::Dsc,
-        Self::Drn,
-        Self::Urx,
-        Self::Bud,
-        Self::Brk,
-        Self::Rl,
-        Self::Di,
-        Self::Fi,
-        Self::Tls,
-        Self::Authz,
-        Self::Jwt,
-    ];
-
-    /// The flag as it is printed; `-` for none.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "-",
-            Self::Nr => "NR",
-            Self::Nc => "NC",
-            Self::Uh => "UH",
-            Self::Uf => "UF",
-            Self::Uc => "UC",
-            Self::Ur => "UR",
-            Self::Uo => "UO",
-            Self::Ut => "UT",
-            Self::Upe => "UPE",
-            Self::Dc => "DC",
-            Self::Dpe => "DPE",
-            Self::Dsc => "DSC",
-            Self::Drn => "DRN",
-            Self::Urx => "URX",
-            Self::Bud => "BUD",
-            Self::Brk => "BRK",
-            Self::Rl => "RL",
-            Self::Di => "DI",
-            Self::Fi => "FI",
-            Self::Tls => "TLS",
-            Self::Authz => "AUTHZ",
-            Self::Jwt => "JWT",
-        }
-    }
-
-    /// The flag of that number, `None` for a number that is none.
-    pub fn from_number(number: u8) -> Self {
-        Self::ALL.get(usize::from(number)).copied().unwrap_or_default()
     }
 }
 
@@ -525,19 +410,6 @@ impl ProxyError {
             | Self::UpstreamProtocol { .. }
             | Self::Timeout { .. }
             | Self::TryTimeout { .. } => Fault::Upstream,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_numbered_in_order() {
-        for (number, flag) in Flag::ALL.into_iter().enumerate() {
-            assert_eq!(flag as usize, number);
-            assert_eq!(Flag::from_number(u8::try_from(number).unwrap()), flag);
         }
     }
 }
