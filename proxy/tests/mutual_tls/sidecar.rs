@@ -107,7 +107,7 @@ pub(super) async fn inbound(
         authentication: Vec::new(),
     };
     let views = Views::new(Instant::now());
-    let own = LiveWorkload::new(Arc::new(policy), None, &mut Guards::default(), None);
+    let own = LiveWorkload::new(Arc::new(policy), &mut Guards::default());
     views.publish(View::new(1, None, Some(Arc::new(own))));
     let (wallet, metrics) = (wallet(credentials), Metrics::new());
     let face = Rc::new(Inbound::new(worker(&wallet, Arc::new(views), &metrics), Some(app)));
