@@ -2,7 +2,7 @@
 //!
 //! A caller is let in by the policy of the moment. When that changes, [`Guests::review`] holds everybody who is inside
 //! against the new one: a connection that would be denied whatever was asked on it is broken off, and so is a request
-//! that would be denied now. Of a request only what costs nothing to keep is kept: method, target, host and token. What
+//! that would be denied now; a connection in plain text is, at a port that takes no more of it. Of a request only what costs nothing to keep is kept: method, target, host and token. What
 //! its header fields said is not, so that no request is broken off for those.
 //!
 //! All this belongs to one worker. Whoever is to be told waits for it in its own task; nothing is spawned or locked.
@@ -94,12 +94,14 @@ impl Guests {
         guest
     }
 
-    /// Holds everybody inside against a policy, and breaks off what it would not let in.
-    pub fn review(&self, authorization: &Authorization) -> BrokenOff {
+    /// Holds everybody inside against a policy, and breaks off what it would not let in. `is_strict` says of a port
+    /// whether it takes nothing in plain text.
+    pub fn review(&self, authorization: &Authorization, is_strict: impl Fn(u16) -> bool) -> BrokenOff {
         let guests: Vec<Rc<Guest>> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();
         let mut broken_off = BrokenOff::default();
         for guest in guests.iter().filter(|guest| !guest.is_broken_off()) {
-            if guest.is_denied(authorization, Asked::Anything) {
+            let is_exposed = guest.secured.is_none() && is_strict(guest.destination.port());
+            if is_exposed || guest.is_denied(authorization, Asked::Anything) {
                 guest.break_off();
                 broken_off.connections += 1;
             } else {

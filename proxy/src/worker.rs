@@ -17,6 +17,7 @@ use std::{
 use bytes::BytesMut;
 use http::HeaderValue;
 use pillion_policy::{
+    authentication::PeerTls,
     mesh::OutboundMode,
     name::{Hostname, Label},
 };
@@ -183,7 +184,8 @@ impl Worker {
         loop {
             let own = self.views.load().workload.clone();
             if let Some(own) = own.filter(|own| !ptr::eq(Weak::as_ptr(&seen), Arc::as_ptr(own))) {
-                let broken_off = self.guests.review(own.authorization());
+                let is_strict = |port| own.policy().peer_tls(port) == PeerTls::Strict;
+                let broken_off = self.guests.review(own.authorization(), is_strict);
                 self.metrics.access.broken_off.add(broken_off.connections + broken_off.requests);
                 seen = Arc::downgrade(&own);
             }

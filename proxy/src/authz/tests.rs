@@ -44,12 +44,22 @@ async fn a_peer_that_is_denied_loses_its_connection_and_nobody_else_does() {
     let mut waiting = Box::pin(bad.broken_off());
     assert!(poll_immediate(&mut waiting).await.is_none() && !stay.is_broken_off());
 
-    let broken_off = guests.review(&deny(account("bad")));
+    let broken_off = guests.review(&deny(account("bad")), |_| false);
     assert_eq!(broken_off, BrokenOff { connections: 1, requests: 0 });
     waiting.await;
     assert!(stay.is_broken_off(), "what is on the connection goes with it");
     assert!(!good.is_broken_off() && !plain.is_broken_off());
-    assert_eq!(guests.review(&deny(account("bad"))), BrokenOff::default(), "once is enough");
+    assert_eq!(guests.review(&deny(account("bad")), |_| false), BrokenOff::default(), "once is enough");
+}
+
+#[test]
+fn plain_text_ends_where_it_is_no_longer_taken() {
+    let guests = Guests::default();
+    let (secured, plain) = (enter(&guests, meshed("good")), enter(&guests, None));
+    let anybody = Authorization::new(&[], &[]);
+    assert_eq!(guests.review(&anybody, |port| port == 81), BrokenOff::default());
+    assert_eq!(guests.review(&anybody, |port| port == 80), BrokenOff { connections: 1, requests: 0 });
+    assert!(plain.is_broken_off() && !secured.is_broken_off());
 }
 
 #[tokio::test]
@@ -62,7 +72,7 @@ async fn a_request_that_is_denied_is_broken_off_alone() {
     let again = guest.stay(visit("/stream"));
     let mut waiting = Box::pin(stream.broken_off());
     assert!(poll_immediate(&mut waiting).await.is_none());
-    assert_eq!(guests.review(&deny(path("/stream"))), BrokenOff { connections: 0, requests: 2 });
+    assert_eq!(guests.review(&deny(path("/stream")), |_| false), BrokenOff { connections: 0, requests: 2 });
     waiting.await;
     assert!(again.is_broken_off() && !other.is_broken_off() && !guest.is_broken_off());
     assert!(other.broken_off().now_or_never().is_none());
@@ -76,5 +86,5 @@ fn those_who_have_left_are_forgotten() {
         drop(enter(&guests, None));
     }
     assert!(guests.0.borrow().len() <= 64, "{}", guests.0.borrow().len());
-    assert_eq!(guests.review(&deny(Rule::default())).connections, 1);
+    assert_eq!(guests.review(&deny(Rule::default()), |_| false).connections, 1);
 }

@@ -94,8 +94,7 @@ impl Refused {
 /// Lets a connection in by the policy of its port.
 pub(super) async fn enter(worker: &Worker, mut stream: TcpStream, asked: Asked) -> Result<Entered, Refused> {
     let Asked { port, declared, is_redirected } = asked;
-    let own = worker.views.load().workload.as_ref().map(|own| own.policy().peer_tls(port));
-    let takes_tls = match own.unwrap_or_default() {
+    let takes_tls = match mode(worker, port) {
         PeerTls::Strict => return secure(worker, Io::new(stream), asked).await,
         PeerTls::Permissive => worker.wallet.is_configured(),
         PeerTls::Disable => false,
@@ -118,11 +117,20 @@ pub(super) async fn enter(worker: &Worker, mut stream: TcpStream, asked: Asked) 
         }
         bytes = all;
     }
+    // The policy may have changed while the client thought about what to say.
+    if mode(worker, port) == PeerTls::Strict {
+        return Err(Refusal::NotTls.into());
+    }
     let protocol = match (declared, detected.protocol) {
         (Declared::Tcp, _) | (_, Protocol::Tls | Protocol::Opaque) => Protocol::Opaque,
         (_, http) => http,
     };
     Ok(Entered { io: Io::rewound(stream, bytes), protocol, client: None })
+}
+
+/// What a port takes at this moment.
+fn mode(worker: &Worker, port: u16) -> PeerTls {
+    worker.views.load().workload.as_ref().map(|own| own.policy().peer_tls(port)).unwrap_or_default()
 }
 
 /// Reads a ClientHello to its end, or until it is none. The bytes are kept.
