@@ -95,7 +95,7 @@ impl Refused {
 pub(super) async fn enter(worker: &Worker, mut stream: TcpStream, asked: Asked) -> Result<Entered, Refused> {
     let Asked { port, declared, is_redirected } = asked;
     let takes_tls = match mode(worker, port) {
-        PeerTls::Strict => return secure(worker, Io::new(stream), asked).await,
+        PeerTls::Strict => return strictly(worker, stream, asked).await,
         PeerTls::Permissive => worker.wallet.is_configured(),
         PeerTls::Disable => false,
     };
@@ -126,6 +126,17 @@ pub(super) async fn enter(worker: &Worker, mut stream: TcpStream, asked: Asked) 
         (_, http) => http,
     };
     Ok(Entered { io: Io::rewound(stream, bytes), protocol, client: None })
+}
+
+/// Takes nothing but TLS. Whoever speaks something else is not answered, not even with an alert.
+async fn strictly(worker: &Worker, mut stream: TcpStream, asked: Asked) -> Result<Entered, Refused> {
+    let heard = timeout(HANDSHAKE, listen(&mut stream, Bytes::new())).await;
+    let (bytes, offer) = heard.map_err(|_elapsed| Refusal::Timeout)??;
+    match offer {
+        Some(_) => secure(worker, Io::rewound(stream, bytes), asked).await,
+        None if bytes.is_empty() => Err(Refusal::Closed.into()),
+        None => Err(Refusal::NotTls.into()),
+    }
 }
 
 /// What a port takes at this moment.
