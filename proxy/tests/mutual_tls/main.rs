@@ -108,9 +108,35 @@ fn bodies_of_unknown_length_and_trailers_are_carried() {
 }
 
 #[test]
+fn a_head_without_a_body_keeps_its_length() {
+    run(async {
+        const HEAD: &[u8] =
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Their: 2\r\nConnection: close\r\n\r\n";
+        let (app, heard) = application(END, HEAD).await;
+        let (caller, _callee) = pair(app, PeerTls::Strict, Protocol::Auto).await;
+        let asked = b"HEAD /a HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+        let answer = exchange(caller.address, asked).await.to_lowercase();
+        assert!(answer.contains("content-length: 5\r\n") && answer.contains("x-their: 2\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(heard.borrow()[0].starts_with(b"HEAD /a HTTP/1.1\r\n"));
+    });
+}
+
+#[test]
+fn a_client_of_http_1_0_is_answered() {
+    run(async {
+        let (app, heard) = application(END, HELLO).await;
+        let (caller, _callee) = pair(app, PeerTls::Strict, Protocol::Auto).await;
+        let answer = exchange(caller.address, b"GET / HTTP/1.0\r\nHost: app\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("\r\n\r\nhello"), "{answer}");
+        assert!(heard.borrow()[0].starts_with(b"GET / HTTP/1.1\r\n"));
+    });
+}
+
+#[test]
 fn a_body_is_not_held_back_by_an_expectation() {
     run(async {
-        let (app, heard) = application(b"abc", HELLO).await;
+        let (app, heard) = application(b"\r\n\r\nabc", HELLO).await;
         let (caller, _callee) = pair(app, PeerTls::Strict, Protocol::Http1).await;
         let mut client = TcpStream::connect(caller.address).await.unwrap();
         let head = b"POST / HTTP/1.1\r\nHost: app\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n";
