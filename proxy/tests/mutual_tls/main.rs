@@ -8,20 +8,22 @@ mod authority;
 mod refusals;
 mod sidecar;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pillion_policy::{
     authentication::PeerTls,
-    cluster::{ClusterTls, Protocol},
+    cluster::{ClusterTls, Origination, Protocol},
     endpoint::Endpoint,
 };
 use pillion_proxy::{error::Refusal, telemetry::access_log::Direction, tls::credentials::Wallet};
+use rustls::{ServerConfig, crypto::aws_lc_rs};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     runtime::LocalRuntime,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 
 use self::{
     authority::Authority,
@@ -305,5 +307,45 @@ fn endpoints_with_and_without_a_sidecar_share_a_cluster() {
         );
         let secured = heard.iter().filter(|it| it.contains("x-forwarded-client-cert")).count();
         assert!((1..20).contains(&secured), "{secured}");
+    });
+}
+
+#[test]
+fn tls_is_originated_towards_others() {
+    run(async {
+        let (chain, key) = Authority::new("web").sign(&authority::workload(CART));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::at(listener.local_addr().unwrap());
+        let careless = Origination { insecure_skip_verify: true, ..Origination::default() };
+        let nowhere = Origination { roots: Some("/nowhere".to_owned()), ..Origination::default() };
+        let originate = |policy: Origination| ClusterTls::Originate(Box::new(policy));
+        let caller = outbound(None, endpoint.clone(), originate(careless), Protocol::Http1).await;
+        let serve = async {
+            let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+            assert_eq!(stream.get_ref().1.server_name(), Some("app"), "the service is asked for");
+            let mut heard = vec![0; 5];
+            stream.read_exact(&mut heard).await.unwrap();
+            stream.write_all(HELLO).await.unwrap();
+            stream.shutdown().await.unwrap();
+            heard
+        };
+        let request = get("/");
+        let (answer, heard) = tokio::join!(exchange(caller.address, &request), serve);
+        assert!(answer.ends_with("hello"), "{answer}");
+        assert_eq!(heard, b"GET /");
+        // Settings that cannot be used are no reason for plain text.
+        let caller = outbound(None, endpoint, originate(nowhere), Protocol::Http1).await;
+        let answer = exchange(caller.address, &request).await;
+        assert!(answer.contains("x-pillion-error: TLS; ") && answer.contains("cannot be used"), "{answer}");
+        assert!(caller.metrics.tls.failures(Direction::Outbound, Refusal::BadSettings) > 0);
     });
 }
