@@ -35,12 +35,22 @@ impl ControlPlane {
     pub async fn start_secure(source: &Path, keys: &Keys, flags: &[&str]) -> Result<Self> {
         let ip = address::unused()?;
         let (xds, admin) = (SocketAddr::new(ip, 15012), SocketAddr::new(ip, 15014));
+        let mut started = Self::spawn_secure(source, keys, flags, (xds, admin))?;
+        started.wait_ready().await?;
+        Ok(started)
+    }
+
+    /// Starts one that is a certificate authority at these addresses without waiting for readiness.
+    pub fn spawn_secure(
+        source: &Path,
+        keys: &Keys,
+        flags: &[&str],
+        (xds, admin): (SocketAddr, SocketAddr),
+    ) -> Result<Self> {
         let state = keys.state_dir().display().to_string();
         let mut args = args(source, "--xds-tls-addr", xds, admin);
         args.extend(["--state-dir", &state].iter().chain(flags).map(|&arg| arg.to_owned()));
-        let mut started = Self { process: spawn(&args)?, xds, admin, args };
-        started.wait_ready().await?;
-        Ok(started)
+        Ok(Self { process: spawn(&args)?, xds, admin, args })
     }
 
     /// Starts one at these addresses and waits until it is ready.

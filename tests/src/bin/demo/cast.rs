@@ -32,13 +32,17 @@ pub(crate) const PATIENT: Pod =
 pub(crate) const ONLY: Pod =
     Pod { name: "user", service: "user-service", role: "user", version: "v1", number: 61 };
 
+/// The instance that policy protects.
+pub(crate) const PAYMENT: Pod =
+    Pod { name: "payment", service: "payment-service", role: "payment", version: "v1", number: 41 };
+
 /// All pods.
 pub(crate) const PODS: [Pod; 9] = [
     API,
     STAR,
     Pod { name: "order-v1-b", service: "order-service", role: "order", version: "v1", number: 22 },
     Pod { name: "order-v2-a", service: "order-service", role: "order", version: "v2", number: 31 },
-    Pod { name: "payment", service: "payment-service", role: "payment", version: "v1", number: 41 },
+    PAYMENT,
     PATIENT,
     Pod { name: "inventory-b", service: "inventory-service", role: "inventory", version: "v1", number: 52 },
     Pod { name: "inventory-c", service: "inventory-service", role: "inventory", version: "v1", number: 53 },
@@ -96,6 +100,9 @@ macro_rules! example {
 pub(crate) const INVENTORY_RESILIENCE: (&str, &str) = example!("inventory-resilience");
 /// The same of `user-service`.
 pub(crate) const USER_FALLBACK: (&str, &str) = example!("user-fallback");
+
+/// Who may call `payment-service`, saved in the chapter on identity.
+pub(crate) const PAYMENT_ACCESS: (&str, &str) = example!("payment-access");
 
 /// The policy the directory starts with: the rest of `k8s/examples/shop`.
 pub(crate) const FILES: [(&str, &str); 12] = [

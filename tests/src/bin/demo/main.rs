@@ -2,13 +2,14 @@
 //!
 //! Starts the control plane, nine pods with a sidecar each and bounded traffic through the
 //! shop's API front; then lets things happen (a split, premium users, an instance that leaves, one
-//! that crashes, an edited policy, one that turns bad or slow, a service that dies) and measures what came of them. `--once` ends after that, with
+//! that crashes, an edited policy, one that turns bad or slow, a service that dies, a call that is denied) and measures what came of them. `--once` ends after that, with
 //! exit code 0 only if every claim held and one line of JSON last; otherwise the mesh stays up to be
 //! played with. Nothing outlives the demo, however it ends.
 
 mod cast;
 mod claims;
 mod failure;
+mod identity;
 mod screen;
 mod script;
 mod stage;

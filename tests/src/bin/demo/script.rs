@@ -1,5 +1,5 @@
 //! The script of events, what the demo claims of each, and what was measured. The chapter on failure is in
-//! [`crate::failure`].
+//! [`crate::failure`], the one on identity in [`crate::identity`].
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::cast::{API, ROUTING, STAR, routing, seed_routing};
 use crate::claims::Outcome;
-use crate::failure;
 use crate::screen::Screen;
 use crate::stage::Stage;
 use crate::traffic::Traffic;
+use crate::{failure, identity};
 
 /// Most requests by which the split is measured, and most time for them.
 const SAMPLE: u64 = 10_000;
@@ -37,6 +37,7 @@ pub(crate) async fn play(stage: &mut Stage, traffic: &Traffic, screen: &Screen) 
     crash(stage, traffic, screen, &mut outcome).await?;
     edits(stage, traffic, screen, &mut outcome).await?;
     failure::play(stage, traffic, screen, &mut outcome).await?;
+    identity::play(stage, screen, &mut outcome).await?;
     stage.ensure_running()?;
     outcome.measure("seconds", begun.elapsed().as_secs_f64());
     Ok(outcome)

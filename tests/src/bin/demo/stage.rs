@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::{join_all, try_join_all};
-use pillion_tests::{Client, ControlPlane, Policy, Process, Sidecar, eventually, process};
+use pillion_tests::{Client, ControlPlane, Keys, Policy, Process, Sidecar, eventually, process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -15,7 +15,7 @@ use crate::Signals;
 use crate::cast::{API, FILES, PATIENT, PODS, Pod, ROUTING};
 use crate::screen::Screen;
 
-const XDS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 1, 1)), 15010);
+const XDS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 1, 1)), 15012);
 const ADMIN: SocketAddr = SocketAddr::new(XDS.ip(), 15014);
 
 /// Longest wait for a process to end by itself.
@@ -26,6 +26,7 @@ const GRACE: Duration = Duration::from_secs(8);
 pub(crate) struct Stage {
     pub(crate) policy: Policy,
     logs: TempDir,
+    keys: Keys,
     control_plane: Option<ControlPlane>,
     running: BTreeMap<&'static str, Running>,
 }
@@ -42,7 +43,13 @@ impl Stage {
     pub(crate) fn new() -> Result<Self> {
         let logs = tempfile::Builder::new().prefix("pillion-logs-").tempdir();
         let logs = logs.context("cannot make a directory for the logs")?;
-        Ok(Self { policy: Policy::new()?, logs, control_plane: None, running: BTreeMap::new() })
+        Ok(Self {
+            policy: Policy::new()?,
+            logs,
+            keys: Keys::new()?,
+            control_plane: None,
+            running: BTreeMap::new(),
+        })
     }
 
     /// Starts everything and waits until the front answers.
@@ -59,14 +66,19 @@ impl Stage {
             self.policy.path().display()
         ));
         screen.say(&format!("  access logs {}", self.logs.path().display()));
-        let control_plane = self.control_plane.insert(ControlPlane::spawn(self.policy.path(), XDS, ADMIN)?);
+        let control_plane = self.control_plane.insert(ControlPlane::spawn_secure(
+            self.policy.path(),
+            &self.keys,
+            &[],
+            (XDS, ADMIN),
+        )?);
         control_plane.process.silence();
         control_plane.wait_ready().await?;
-        screen.say(&format!("  control plane ready ({XDS})"));
+        screen.say(&format!("  control plane ready ({XDS}); it is a certificate authority of its own"));
         for (pod, running) in try_join_all(PODS.map(|pod| self.start(pod))).await? {
             self.running.insert(pod.name, running);
         }
-        screen.say(&format!("  {} pods ready, each with its sidecar", PODS.len()));
+        screen.say(&format!("  {} pods ready, each with its sidecar and a certificate", PODS.len()));
         let client = Client::http1(API.inbound());
         eventually("the shop's front answers", || async {
             client.get("http://api/").send().await?.expect(200)
@@ -92,7 +104,7 @@ impl Stage {
         app.silence();
         let log = self.logs.path().join(format!("{}.log", pod.name));
         let mut sidecar = Sidecar::of(pod.name)
-            .control_plane(XDS)
+            .secure_control_plane(XDS, &self.keys.root_file(), &self.keys.token_file(pod.service)?)
             .ip(pod.ip())
             .in_front_of(pod.app(), pod.inbound().port())
             .arg("--service-account", pod.service)
@@ -168,6 +180,14 @@ impl Stage {
     fn front(&self) -> Result<&Sidecar> {
         let Some(api) = self.running.get(API.name) else { bail!("the front does not run") };
         Ok(&api.sidecar)
+    }
+
+    /// Who a pod's sidecar proves to be.
+    pub(crate) async fn identity(&self, pod: Pod) -> Result<String> {
+        let running = self.running.get(pod.name).with_context(|| format!("{} does not run", pod.name))?;
+        let certs = running.sidecar.certs().await?;
+        let identity = certs.pointer("/certificate/identity").and_then(Value::as_str);
+        identity.map(str::to_owned).with_context(|| format!("no identity in {certs}"))
     }
 
     /// Makes the app of a pod slow, or fail.
