@@ -42,6 +42,7 @@ async fn a_root_is_changed_without_a_failed_request() -> Result<()> {
     })
     .await?;
     // What has been reached stands on disk, and the command waits for whoever goes on with it.
+    mesh.control_plane()?.kill().await?;
     mesh.control_plane()?.restart().await?;
     let status = command.ended(3 * PHASE).await?;
     let told = command.log().text();
