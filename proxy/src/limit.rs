@@ -129,11 +129,11 @@ impl Limiter {
     /// The place of a key, which it is given if it has none; `None` where no keys are told apart.
     fn slot(&self, tag: u64, now: u64) -> Option<&Slot> {
         let set = self.sets.get(set_of(tag))?;
-        let mut places = set.iter();
-        if let Some(slot) = places.find(|slot| slot.tag.load(SeqCst) == tag) {
-            return Some(slot);
-        }
         loop {
+            // Also in each further round: who has given his place up must find the one that the key has kept.
+            if let Some(slot) = set.iter().find(|slot| slot.tag.load(SeqCst) == tag) {
+                return Some(slot);
+            }
             let slot = set.iter().min_by_key(|slot| slot.arrival.load(Relaxed).max(now))?;
             let is_claimed = slot.claim(tag, now);
             let mut places = set.iter().filter(|slot| slot.tag.load(SeqCst) == tag);
