@@ -149,6 +149,7 @@ impl Config {
                 Outbound::AllowAny => OutboundMode::AllowAny,
                 Outbound::RegistryOnly => OutboundMode::RegistryOnly,
             },
+            collector: None,
         }
     }
 }

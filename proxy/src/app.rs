@@ -41,7 +41,7 @@ use crate::{
         rng::Seed,
         task::{self, Failures, Supervisor},
     },
-    telemetry::{AccessLog, Metrics, access_log::Closer, log},
+    telemetry::{AccessLog, Metrics, Sinks, access_log::Closer, log},
     tls::credentials::Wallet,
     upstream::pool::{Connector, Pools},
     view::Views,
@@ -67,7 +67,7 @@ struct Shared {
     drain: Drain,
     settings: Arc<Settings>,
     demands: Demands,
-    access_log: AccessLog,
+    sinks: Sinks,
     metrics: Arc<Metrics>,
     kin: Arc<Kin>,
     wallet: Arc<Wallet>,
@@ -110,7 +110,7 @@ pub fn run(config: Config) -> Result<()> {
             }
         };
         let (demands, wanted) = Demands::new();
-        let shared = Shared::new(&config, demands, access_log, metrics);
+        let shared = Shared::new(&config, demands, Sinks { access_log }, metrics);
         let (queries, asked) = mpsc::channel(QUERIES);
         let access = access(&config, &shared)?;
         let client = client(&config, &shared, access.clone(), wanted, asked)?;
@@ -239,7 +239,7 @@ fn client(
 }
 
 impl Shared {
-    fn new(config: &Config, demands: Demands, access_log: AccessLog, metrics: Arc<Metrics>) -> Self {
+    fn new(config: &Config, demands: Demands, sinks: Sinks, metrics: Arc<Metrics>) -> Self {
         let settings = Settings {
             namespace: config.namespace.clone(),
             hold_timeout: config.hold_timeout,
@@ -252,7 +252,7 @@ impl Shared {
             drain: Drain::new(),
             settings: Arc::new(settings),
             demands,
-            access_log,
+            sinks,
             metrics,
             kin: Arc::default(),
             wallet: Arc::new(match config.identity_source() {
@@ -304,7 +304,7 @@ impl Shared {
             Pools::new(connector),
             Arc::clone(&self.settings),
             self.demands.clone(),
-            (self.drain.clone(), self.access_log.clone(), Arc::clone(&self.metrics), Arc::clone(&self.kin)),
+            (self.drain.clone(), self.sinks.clone(), Arc::clone(&self.metrics), Arc::clone(&self.kin)),
             self.seed.generator(index + 1),
         ));
         let face = Rc::new(Inbound::new(Rc::clone(&worker), app));

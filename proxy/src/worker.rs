@@ -30,8 +30,9 @@ use crate::{
     kin::Kin,
     rt::{drain::Drain, rng},
     telemetry::{
-        access_log::{AccessLog, Direction},
+        Record, Sinks,
         metrics::Metrics,
+        record::Direction,
         requests::{Labels, Reporter, RequestStats},
     },
     tls::credentials::Wallet,
@@ -41,6 +42,9 @@ use crate::{
 
 /// Most requests that may wait at the same time for a host to be looked up.
 const MAX_HELD: u32 = 1024;
+
+/// Records that are kept to be used again.
+const RECORDS: usize = 64;
 
 /// Request ids that are made of one allocation.
 const IDS: usize = 64;
@@ -58,8 +62,8 @@ pub struct Worker {
     pub settings: Arc<Settings>,
     /// Where hosts are asked for that nobody has named before.
     pub demands: Demands,
-    /// Where finished requests are logged.
-    pub access_log: AccessLog,
+    /// Who is told of finished requests.
+    pub sinks: Sinks,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is remembered of requests and the calls they cause, by all workers.
@@ -74,6 +78,9 @@ pub struct Worker {
     pub mirroring: Cell<u32>,
     unmatched: [Arc<RequestStats>; 2],
     ids: RefCell<BytesMut>,
+    /// Records to be used again; boxed because they move with their exchanges.
+    #[expect(clippy::vec_box, reason = "the boxes themselves are what is used again")]
+    records: RefCell<Vec<Box<Record>>>,
     rng: RefCell<fastrand::Rng>,
 }
 
@@ -126,7 +133,7 @@ impl Worker {
         pools: Pools,
         settings: Arc<Settings>,
         demands: Demands,
-        (drain, access_log, metrics, kin): (Drain, AccessLog, Arc<Metrics>, Arc<Kin>),
+        (drain, sinks, metrics, kin): (Drain, Sinks, Arc<Metrics>, Arc<Kin>),
         rng: fastrand::Rng,
     ) -> Self {
         let labels = |reporter| Labels { reporter, ..Labels::default() };
@@ -139,7 +146,7 @@ impl Worker {
             drain,
             settings,
             demands,
-            access_log,
+            sinks,
             metrics,
             kin,
             wallet,
@@ -147,6 +154,7 @@ impl Worker {
             tokens: RefCell::default(),
             unmatched,
             ids: RefCell::default(),
+            records: RefCell::default(),
             mirroring: Cell::new(0),
             rng,
         }
@@ -175,6 +183,20 @@ impl Worker {
         }
         ids.extend_from_slice(&id);
         HeaderValue::from_maybe_shared(ids.split().freeze()).unwrap_or(HeaderValue::from_static("unknown"))
+    }
+
+    /// A record for a request that has just come.
+    pub fn record(&self) -> Box<Record> {
+        self.records.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a record back whose story has been told.
+    pub fn recycle(&self, mut record: Box<Record>) {
+        let mut records = self.records.borrow_mut();
+        if records.len() < RECORDS {
+            record.clear();
+            records.push(record);
+        }
     }
 
     /// Breaks off what is inside whenever a new policy of the workload is against it.

@@ -24,7 +24,7 @@ use pillion_proxy::{
     control::state::Control,
     outbound,
     rt::drain::Drain,
-    telemetry::{AccessLog, Metrics},
+    telemetry::{Metrics, Sinks},
     upstream::pool::{Connector, Pools},
     view::Views,
     worker::{Demands, Settings, Worker},
@@ -161,7 +161,7 @@ async fn proxied() -> TcpStream {
         Pools::new(connector),
         Arc::new(settings),
         Demands::new().0,
-        (Drain::new(), AccessLog::disabled(), metrics, Arc::default()),
+        (Drain::new(), Sinks::none(), metrics, Arc::default()),
         fastrand::Rng::with_seed(1),
     );
     let (client, server, peer) = pair().await;

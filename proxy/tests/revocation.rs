@@ -16,12 +16,13 @@ use pillion_policy::{
     cluster::Protocol,
     name::Label,
     service::ServiceRef,
+    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 use pillion_proxy::{
     inbound::Inbound,
     rt::{drain::Drain, task::LocalExec},
-    telemetry::{AccessLog, Metrics},
+    telemetry::{Metrics, Sinks},
     upstream::{
         Guards,
         pool::{Connector, Pools},
@@ -85,6 +86,7 @@ impl Bench {
             port_tls: Default::default(),
             authorization,
             authentication: Vec::new(),
+            telemetry: Telemetry::default(),
         };
         let own = LiveWorkload::new(Arc::new(policy), &mut Guards::default());
         self.views.publish(View::new(self.revision, None, Some(Arc::new(own))));
@@ -124,7 +126,7 @@ fn worker(views: &Arc<Views>, metrics: &Arc<Metrics>) -> Worker {
         Pools::new(connector),
         Arc::new(settings),
         Demands::new().0,
-        (Drain::new(), AccessLog::disabled(), Arc::clone(metrics), Arc::default()),
+        (Drain::new(), Sinks::none(), Arc::clone(metrics), Arc::default()),
         fastrand::Rng::with_seed(1),
     )
 }

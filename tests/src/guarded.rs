@@ -8,6 +8,7 @@ use pillion_policy::{
     cluster::Protocol,
     name::Label,
     service::ServiceRef,
+    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 
@@ -87,6 +88,7 @@ fn policy(rules: Rules) -> Result<WorkloadPolicy> {
         port_tls: Default::default(),
         authorization: rules.authorization,
         authentication: rules.authentication,
+        telemetry: Telemetry::default(),
     })
 }
 

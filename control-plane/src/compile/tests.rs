@@ -28,6 +28,7 @@ pub(super) fn mesh() -> Arc<MeshConfig> {
         trust_domain_aliases: Vec::new(),
         trust: None,
         outbound: Default::default(),
+        collector: None,
     })
 }
 

@@ -7,6 +7,7 @@ use pillion_policy::{
     identity::TrustDomain,
     name::WorkloadName,
     service::ServiceRef,
+    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 
@@ -72,5 +73,6 @@ pub(crate) fn workload_policy(
         port_tls,
         authorization: workload.authorization(index),
         authentication: workload.authentication(index),
+        telemetry: Telemetry::default(),
     }
 }

@@ -26,6 +26,7 @@ pub mod retry;
 pub mod route;
 pub mod service;
 pub mod snapshot;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod workload;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{identity::TrustDomain, name::Hostname};
+use crate::{identity::TrustDomain, name::Hostname, telemetry::Collector};
 
 /// Settings of the mesh as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct MeshConfig {
     pub trust: Option<Trust>,
     /// What happens to traffic for hosts nobody has described.
     pub outbound: OutboundMode,
+    /// Where proxies send telemetry whose environment does not say; nowhere when absent.
+    #[serde(default)]
+    pub collector: Option<Collector>,
 }
 
 /// The certificates proxies believe, and the one that signs theirs.

@@ -30,6 +30,7 @@ use crate::{
         RedirectPort, Route, Target,
     },
     service::{ServicePolicy, ServiceRef},
+    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 
@@ -57,6 +58,7 @@ pub fn any_mesh() -> impl Strategy<Value = MeshConfig> {
             trust_domain_aliases,
             trust,
             outbound,
+            collector: None,
         },
     )
 }
@@ -103,7 +105,16 @@ pub fn any_workload() -> impl Strategy<Value = WorkloadPolicy> {
     let access = (vec(security::authorization(), 0..=2), vec(security::jwt_rule(), 0..=2));
     (workload_name(), option::of(security::identity()), vec(port, 0..=3), tls, access)
         .prop_map(|(name, identity, ports, (peer_tls, port_tls), (authorization, authentication))| {
-            WorkloadPolicy { name, identity, ports, peer_tls, port_tls, authorization, authentication }
+            WorkloadPolicy {
+                name,
+                identity,
+                ports,
+                peer_tls,
+                port_tls,
+                authorization,
+                authentication,
+                telemetry: Telemetry::default(),
+            }
         })
         .boxed()
 }

@@ -12,6 +12,7 @@ use crate::{
     name::WorkloadName,
     resilience::RateLimit,
     service::ServiceRef,
+    telemetry::Telemetry,
 };
 
 /// Everything a proxy needs to know of the workload it stands beside.
@@ -36,6 +37,9 @@ pub struct WorkloadPolicy {
     /// Whose tokens it believes.
     #[serde(default)]
     pub authentication: Vec<JwtRule>,
+    /// What its proxy tells of traffic, both ways.
+    #[serde(default)]
+    pub telemetry: Telemetry,
 }
 
 /// One port of a workload.

@@ -8,10 +8,11 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use pillion_policy::identity::Identity;
 use tokio::time::{Instant, Sleep};
@@ -23,7 +24,10 @@ use crate::{
     error::{Flag, ProxyError},
     kin::Story,
     rt::clock,
-    telemetry::{self, Record, RequestStats},
+    telemetry::{
+        self, Record, RequestStats,
+        record::{Decision, Verdict},
+    },
     upstream::outcome::Outcome,
 };
 
@@ -56,8 +60,8 @@ pub struct Finish {
     pub story: Story,
     /// Before a request body that waits for the upstream to ask for it.
     pub gate: Option<Arc<Gate>>,
-    /// The log line, filled as the exchange goes on; absent when nothing is logged.
-    log: Option<Box<Record>>,
+    /// Its story, filled as the exchange goes on; there until it is told.
+    record: Option<Box<Record>>,
     downstream: Rc<Downstream>,
 }
 
@@ -70,8 +74,8 @@ impl Finish {
         start: Instant,
     ) -> Self {
         downstream.enter();
-        let is_logged = downstream.worker.access_log.enabled();
-        let log = is_logged.then(|| Box::new(record(request, id, &downstream)));
+        let mut record = downstream.worker.record();
+        begin(&mut record, request, id, &downstream);
         Self {
             secured: downstream.secured.is_some(),
             downstream,
@@ -87,14 +91,42 @@ impl Finish {
             stay: None,
             story: Story::of(request.headers()),
             gate: None,
-            log,
+            record: Some(record),
         }
     }
 
-    /// Adds to the log line, where one is written.
+    /// Adds to the story.
     pub fn note(&mut self, note: impl FnOnce(&mut Record)) {
-        if let Some(log) = &mut self.log {
-            note(log);
+        if let Some(record) = &mut self.record {
+            note(record);
+        }
+    }
+
+    /// Adds a decision to the story.
+    pub fn decided(&mut self, what: Decision) {
+        let at = self.start.elapsed();
+        self.note(|record| record.event(at, what));
+    }
+
+    /// Notes how a try has ended: with a response head, or without.
+    pub(super) fn tried(&mut self, result: Result<&Response<Body>, &ProxyError>, now: Instant) {
+        let (since, grpc) = (now.saturating_duration_since(self.start), self.grpc);
+        let Some(attempt) = self.record.as_mut().and_then(|record| record.last_attempt()) else { return };
+        attempt.took = since.saturating_sub(attempt.began);
+        attempt.verdict = Verdict::Final;
+        match result {
+            Ok(response) => {
+                attempt.status = response.status().as_u16();
+                attempt.grpc_status = headers::grpc_status(response.headers()).filter(|_| grpc);
+            }
+            Err(error) => attempt.error = Some(error.clone()),
+        }
+    }
+
+    /// Notes what becomes of the last try, and how long it is waited before the next.
+    pub(super) fn judged(&mut self, verdict: Verdict, backoff: Duration) {
+        if let Some(attempt) = self.record.as_mut().and_then(|record| record.last_attempt()) {
+            (attempt.verdict, attempt.backoff) = (verdict, backoff);
         }
     }
 
@@ -102,7 +134,7 @@ impl Finish {
     pub fn secured(&mut self, destination: Option<&Identity>) {
         // What was proved of a client is told of what comes in; outbound, of what goes out.
         self.secured = true;
-        let own = self.log.is_some().then(|| self.downstream.worker.wallet.load()).flatten();
+        let own = self.downstream.worker.wallet.load();
         self.note(|record| {
             record.source = own.map(|own| Arc::clone(own.identity()));
             record.destination = destination.cloned().map(Arc::new);
@@ -126,22 +158,20 @@ impl Finish {
     }
 }
 
-fn record<B>(request: &Request<B>, id: &HeaderValue, downstream: &Downstream) -> Record {
+/// Begins the story of a request.
+fn begin<B>(record: &mut Record, request: &Request<B>, id: &HeaderValue, downstream: &Downstream) {
     let own = downstream.secured.as_ref().and_then(|_| downstream.worker.wallet.load());
     let own = own.map(|credentials| Arc::clone(credentials.identity()));
-    Record {
-        start: clock::now(),
-        method: request.method().clone(),
-        uri: request.uri().clone(),
-        host: request.headers().get(http::header::HOST).cloned(),
-        version: request.version(),
-        request_id: Some(id.clone()),
-        direction: downstream.direction,
-        downstream_peer: Some(downstream.peer),
-        source: downstream.secured.as_ref().map(|secured| Arc::clone(&secured.peer)),
-        destination: own,
-        ..Record::default()
-    }
+    record.start = clock::now();
+    record.method = request.method().clone();
+    record.uri = request.uri().clone();
+    record.host = request.headers().get(http::header::HOST).cloned();
+    record.version = request.version();
+    record.request_id = Some(id.clone());
+    record.direction = downstream.direction;
+    record.downstream_peer = Some(downstream.peer);
+    record.source = downstream.secured.as_ref().map(|secured| Arc::clone(&secured.peer));
+    record.destination = own;
 }
 
 impl Drop for Finish {
@@ -167,10 +197,11 @@ impl Drop for Finish {
         if let Some(stats) = &self.stats {
             stats.record(&outcome);
         }
-        if let Some(mut record) = self.log.take() {
+        if let Some(mut record) = self.record.take() {
             record.repeated = self.repeated;
             record.finish(&outcome);
-            self.downstream.worker.access_log.push(*record);
+            self.downstream.worker.sinks.take(&mut record);
+            self.downstream.worker.recycle(record);
         }
         if let Some(gate) = &self.gate {
             gate.settle();

@@ -135,19 +135,17 @@ fn end(downstream: &Downstream, ended: hyper::Result<()>) {
             response_bytes: 0,
         };
         worker.unmatched(downstream.direction).record(&outcome);
-        if worker.access_log.enabled() {
-            let mut record = Record {
-                start: clock::now(),
-                // No method was read: what logs write for nothing is one by its characters.
-                method: Method::from_bytes(b"-").unwrap_or_default(),
-                direction: downstream.direction,
-                downstream_peer: Some(downstream.peer),
-                cause: Some(cause.to_string().into()),
-                ..Record::default()
-            };
-            record.finish(&outcome);
-            worker.access_log.push(record);
-        }
+        let mut record = Record {
+            start: clock::now(),
+            // No method was read: what logs write for nothing is one by its characters.
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            direction: downstream.direction,
+            downstream_peer: Some(downstream.peer),
+            cause: Some(cause.to_string().into()),
+            ..Record::default()
+        };
+        record.finish(&outcome);
+        worker.sinks.take(&mut record);
     }
     log_end(ended);
 }

@@ -9,6 +9,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ use crate::{
     error::{Flag, ProxyError},
     kin::Fact,
     rt::clock,
+    telemetry::record,
     upstream::{
         Upstream,
         breaker::{Breaker, Permit},
@@ -168,7 +170,8 @@ impl Tries<'_> {
                 Err(error) => return Err(error),
             };
             let endpoint = admission.live().address();
-            finish.note(|record| record.upstream = Some(endpoint));
+            let began = now.saturating_duration_since(finish.start);
+            finish.note(|record| record.attempt(endpoint, began));
             if worker.pools.is_mutual(admission.live()) {
                 finish.secured(admission.live().transport().expected());
             }
@@ -190,6 +193,8 @@ impl Tries<'_> {
                     (Err(error), trouble)
                 }
             };
+            now = Instant::now();
+            finish.tried(result.as_ref().map(|reply| &reply.response), now);
             let Some(trouble) = trouble else {
                 outgoing.settle();
                 if result.is_ok() && finish.repeated > 0 {
@@ -197,7 +202,6 @@ impl Tries<'_> {
                 }
                 return result;
             };
-            now = Instant::now();
             let facts = self.facts(worker, outgoing, result.is_ok(), finish, now);
             let grant = || self.upstream.budget().try_retry(now, self.upstream.under_way());
             let decide = |rng: &mut _| retry::decide(self.policy, &trouble, &facts, grant, rng);
@@ -210,6 +214,7 @@ impl Tries<'_> {
                         place = discard(reply, finish.grpc);
                     }
                     finish.repeated += 1;
+                    finish.judged(record::Verdict::Retried, wait);
                     gauges.retries.fetch_add(1, Relaxed);
                     if !wait.is_zero() {
                         tokio::time::sleep(wait).await;
@@ -326,6 +331,7 @@ impl Tries<'_> {
     fn stopped(&self, worker: &Worker, stop: Stop, responded: bool, finish: &mut Finish, now: Instant) {
         let gauges = self.upstream.gauges();
         finish.note(|record| record.not_retried = Some(stop.as_str()));
+        finish.judged(record::Verdict::Stopped(stop.as_str()), Duration::ZERO);
         match stop {
             Stop::Exhausted => {
                 gauges.retries_exhausted.fetch_add(1, Relaxed);

@@ -27,7 +27,7 @@ use crate::{
     control::state::Control,
     error::Refusal,
     rt::drain::Drain,
-    telemetry::{AccessLog, Metrics},
+    telemetry::{Metrics, Sinks},
     tls::{Alpn, accept, credentials::Wallet, testing::Authority},
     upstream::pool::{Connector, Pools},
     view::Views,
@@ -59,7 +59,7 @@ fn worker_with(views: Arc<Views>, wallet: Arc<Wallet>) -> Rc<Worker> {
         wallet,
         metrics: Arc::default(),
     };
-    let shared = (Drain::new(), AccessLog::disabled(), Metrics::new(), Arc::default());
+    let shared = (Drain::new(), Sinks::none(), Metrics::new(), Arc::default());
     Rc::new(Worker::new(
         views,
         Pools::new(connector),

@@ -26,9 +26,8 @@ use crate::{
 };
 
 mod format;
-mod record;
 
-pub use record::{Direction, Record};
+pub use super::record::{Direction, Record};
 
 /// Records that may wait to be written.
 const CAPACITY: usize = 8192;
@@ -61,8 +60,8 @@ struct Handle {
 
 #[derive(Debug)]
 struct Queue {
-    // Boxed, so that an idle log holds pointers and not thousands of records.
-    records: ArrayQueue<Box<Record>>,
+    // Shared, so that an idle log holds pointers and not thousands of records.
+    records: ArrayQueue<Arc<Record>>,
     awake: AtomicBool,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
@@ -105,16 +104,16 @@ impl AccessLog {
         Ok((Self(Some(handle.clone())), Closer { handle, finished }))
     }
 
-    /// Whether records are wanted: if not, the request path need not make one.
+    /// Whether this one is wanted.
     #[inline]
-    pub fn enabled(&self) -> bool {
+    pub fn wants(&self, _record: &Record) -> bool {
         self.0.is_some()
     }
 
     /// Hands in the record of a finished request.
-    pub fn push(&self, record: Record) {
+    pub fn push(&self, record: Arc<Record>) {
         let Some(Handle { queue, writer }) = &self.0 else { return };
-        if queue.records.push(Box::new(record)).is_err() {
+        if queue.records.push(record).is_err() {
             queue.metrics.proxy.access_log_dropped.inc();
         }
         // The writer goes to sleep by clearing the flag and then looking at the queue; both sides are sequentially

@@ -12,11 +12,16 @@ pub mod handshakes;
 pub mod log;
 pub mod metrics;
 mod process;
+pub mod record;
 pub mod requests;
 pub mod series;
+pub mod sinks;
+pub mod trace;
 pub mod upstreams;
 
-pub use access_log::{AccessLog, Record};
+pub use access_log::AccessLog;
 pub use metrics::Metrics;
+pub use record::Record;
 pub use requests::{Outcome, RequestStats, TcpStats};
+pub use sinks::Sinks;
 pub use upstreams::ClusterGauges;

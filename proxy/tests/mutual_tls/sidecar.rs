@@ -11,6 +11,7 @@ use pillion_policy::{
     resource::Resource,
     route::{Action, Backend, Backends, Forward, Route, Target},
     service::{ServicePolicy, ServiceRef},
+    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 use pillion_proxy::{
@@ -18,7 +19,7 @@ use pillion_proxy::{
     inbound::Inbound,
     outbound,
     rt::drain::Drain,
-    telemetry::{AccessLog, Metrics},
+    telemetry::{Metrics, Sinks},
     tls::credentials::{Credentials, Wallet},
     upstream::{
         Guards,
@@ -66,7 +67,7 @@ fn worker(wallet: &Arc<Wallet>, views: Arc<Views>, metrics: &Arc<Metrics>) -> Rc
         Pools::new(connector),
         Arc::new(settings),
         Demands::new().0,
-        (Drain::new(), AccessLog::disabled(), Arc::clone(metrics), Arc::default()),
+        (Drain::new(), Sinks::none(), Arc::clone(metrics), Arc::default()),
         fastrand::Rng::with_seed(1),
     ))
 }
@@ -105,6 +106,7 @@ pub(super) async fn inbound(
         port_tls: BTreeMap::new(),
         authorization: Vec::new(),
         authentication: Vec::new(),
+        telemetry: Telemetry::default(),
     };
     let views = Views::new(Instant::now());
     let own = LiveWorkload::new(Arc::new(policy), &mut Guards::default());

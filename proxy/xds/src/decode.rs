@@ -16,6 +16,7 @@ use pillion_policy::{
     name::Hostname,
     ratio::Fraction,
     service::{ServicePolicy, ServiceRef},
+    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 use prost::Message;
@@ -58,6 +59,7 @@ fn mesh(mesh: wire::Mesh) -> Result<MeshConfig, Invalid> {
             text("name", &name)
         })?,
         trust: optional("trust", mesh.trust, security::trust)?,
+        collector: None,
     })
 }
 
@@ -109,6 +111,7 @@ fn workload(workload: wire::Workload) -> Result<WorkloadPolicy, Invalid> {
             .collect::<Result<_, Invalid>>()?,
         authorization: list("authorization", workload.authorization, security::authorization)?,
         authentication: list("authentication", workload.authentication, security::jwt_rule)?,
+        telemetry: Telemetry::default(),
     })
 }
 

@@ -71,6 +71,7 @@ mod generated;
 pub mod kind;
 pub mod node;
 pub mod server;
+pub mod story;
 pub mod version;
 
 pub use encode::Encoded;

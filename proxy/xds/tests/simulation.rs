@@ -19,6 +19,7 @@ use pillion_policy::{
     mesh::{MeshConfig, OutboundMode},
     name::{ClusterName, Hostname},
     service::ServicePolicy,
+    telemetry::Telemetry,
     workload::WorkloadPolicy,
 };
 use pillion_xds::{
@@ -185,6 +186,7 @@ impl World {
                 trust_domain_aliases: Vec::new(),
                 trust: None,
                 outbound: OutboundMode::AllowAny,
+                collector: None,
             })),
             ResourceKind::Workload => Resource::Workload(Arc::new(WorkloadPolicy {
                 name: name.parse()?,
@@ -194,6 +196,7 @@ impl World {
                 port_tls: BTreeMap::new(),
                 authorization: Vec::new(),
                 authentication: Vec::new(),
+                telemetry: Telemetry::default(),
             })),
             ResourceKind::Endpoints => Resource::Endpoints(Arc::new(EndpointSet {
                 name: name.parse()?,

@@ -29,6 +29,7 @@ impl Mesh {
             trust_domain_aliases: Vec::new(),
             trust: None,
             outbound: OutboundMode::AllowAny,
+            collector: None,
         };
         let naming = Naming::new(&domain);
         let state = State::new(Index::new(naming.clone()), Arc::new(mesh), Metrics::new());

@@ -29,6 +29,7 @@ pub(in crate::control) fn mesh(roots: &[&Authority], signer: &str) -> MeshConfig
         trust_domain_aliases: Vec::new(),
         trust: Some(Trust { roots, signer: signer.to_owned() }),
         outbound: OutboundMode::AllowAny,
+        collector: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use pillion_policy::{
     authentication::{JwtKeys, JwtRule, PeerTls},
+    telemetry::Telemetry,
     workload::WorkloadPolicy,
 };
 use tokio::{
@@ -92,6 +93,7 @@ async fn the_sets_of_the_rules_in_force_are_kept() {
         port_tls: Default::default(),
         authorization: Vec::new(),
         authentication: vec![rule],
+        telemetry: Telemetry::default(),
     };
     let (views, metrics) = (Arc::new(Views::new(Instant::now())), Metrics::new());
     let own = Arc::new(LiveWorkload::new(Arc::new(policy), &mut Guards::default()));

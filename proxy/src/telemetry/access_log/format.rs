@@ -46,6 +46,8 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tls_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     first_byte_ms: Option<f64>,
 }
 
@@ -69,7 +71,7 @@ pub(super) fn write(format: AccessLogFormat, record: &Record, lines: &mut Vec<u8
 
 fn json(record: &Record, lines: &mut Vec<u8>) {
     let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
-    let outcome = &record.outcome;
+    let (outcome, waits) = (&record.outcome, record.waits());
     let line = Json {
         start_time: Rfc3339(record.start).to_string(),
         duration_ms: millis(outcome.duration),
@@ -94,8 +96,9 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
         request_id: request_id.as_deref(),
         request_bytes: outcome.request_bytes,
         response_bytes: outcome.response_bytes,
-        queue_ms: record.queued.map(millis),
-        connect_ms: record.connecting.map(millis),
+        queue_ms: waits.queued.map(millis),
+        connect_ms: waits.connecting.map(millis),
+        tls_ms: waits.securing.map(millis),
         first_byte_ms: record.first_byte.map(millis),
     };
     if let Err(error) = serde_json::to_writer(lines.by_ref(), &line) {
@@ -138,9 +141,13 @@ fn text(record: &Record) -> String {
     field("destination_principal", record.destination.as_ref().map(|identity| identity.uri()));
     field("id", request_id.as_deref());
     field("grpc_status", outcome.grpc_status.map(|status| status.to_string()).as_deref());
-    for (name, wait) in
-        [("queue_ms", record.queued), ("connect_ms", record.connecting), ("first_byte_ms", record.first_byte)]
-    {
+    let waits = record.waits();
+    for (name, wait) in [
+        ("queue_ms", waits.queued),
+        ("connect_ms", waits.connecting),
+        ("tls_ms", waits.securing),
+        ("first_byte_ms", record.first_byte),
+    ] {
         field(name, wait.map(|wait| millis(wait).to_string()).as_deref());
     }
     field("audit", record.audit.as_deref());

@@ -15,11 +15,11 @@ fn record() -> Record {
         request_id: Some(HeaderValue::from_bytes(b"a\xffb").unwrap()),
         downstream_peer: Some("10.0.0.2:4711".parse().unwrap()),
         cluster: Some("shop:80".into()),
-        upstream: Some("10.0.0.1:80".parse().unwrap()),
         cause: Some("cannot connect".into()),
-        connecting: Some(Duration::from_millis(3)),
         ..Record::default()
     };
+    record.attempt("10.0.0.1:80".parse().unwrap(), Duration::ZERO);
+    record.last_attempt().unwrap().waits.connecting = Some(Duration::from_millis(3));
     record.finish(&Outcome {
         status: 503,
         flag: Flag::Uf,
@@ -78,9 +78,9 @@ fn a_file_is_appended_to_and_closing_writes_all() {
     let target = AccessLogTarget::File(dir.clone());
     for round in 1..=2 {
         let (log, closer) = AccessLog::open(&target, AccessLogFormat::Text, Metrics::new()).unwrap();
-        assert!(log.enabled());
+        assert!(log.wants(&record()));
         for _ in 0..1000 {
-            log.push(record());
+            log.push(Arc::new(record()));
         }
         closer.close(PATIENCE);
         assert_eq!(std::fs::read_to_string(&dir).unwrap().lines().count(), round * 1000);
@@ -105,8 +105,8 @@ fn records_are_written_without_being_asked_for() {
         AccessLog::start(Box::new(Sink(send)), AccessLogFormat::Text, Metrics::new()).unwrap();
     for _ in 0..3 {
         // Each round finds the writer asleep, or about to be.
-        log.push(record());
-        log.push(record());
+        log.push(Arc::new(record()));
+        log.push(Arc::new(record()));
         let mut n = 0;
         while n < 2 {
             n += written.recv_timeout(PATIENCE).unwrap();
@@ -121,7 +121,7 @@ fn a_full_disk_costs_lines_only() {
     let full = AccessLogTarget::File("/dev/full".into());
     let (log, closer) = AccessLog::open(&full, AccessLogFormat::Text, Arc::clone(&metrics)).unwrap();
     for _ in 0..10 {
-        log.push(record());
+        log.push(Arc::new(record()));
     }
     closer.close(PATIENCE);
     assert_eq!(metrics.proxy.access_log_dropped.get(), 10);
@@ -145,7 +145,7 @@ fn a_full_queue_drops_and_a_stuck_writer_does_not_hold_the_exit() {
         AccessLog::start(Box::new(Stuck(stuck)), AccessLogFormat::Text, Arc::clone(&metrics)).unwrap();
     // The writer holds at most one full queue while it is stuck, and as much again is queued behind it.
     for _ in 0..2 * CAPACITY + 10 {
-        log.push(record());
+        log.push(Arc::new(record()));
     }
     assert!(metrics.proxy.access_log_dropped.get() >= 10);
     closer.close(Duration::from_millis(10));
@@ -155,6 +155,6 @@ fn a_full_queue_drops_and_a_stuck_writer_does_not_hold_the_exit() {
 #[test]
 fn a_disabled_log_wants_nothing() {
     let log = AccessLog::disabled();
-    assert!(!log.enabled());
-    log.push(record());
+    assert!(!log.wants(&record()));
+    log.push(Arc::new(record()));
 }

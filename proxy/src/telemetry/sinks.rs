@@ -1,0 +1,34 @@
+//! Who is told of finished requests.
+//!
+//! Each sink says whether it wants a record before one is copied: what nobody wants costs nothing more. Handing over is a
+//! push onto a bounded lock-free queue; what a sink cannot take is dropped and counted there.
+
+use std::sync::Arc;
+
+use super::{access_log::AccessLog, record::Record};
+
+/// Everybody who is told; clones tell the same.
+#[derive(Debug, Clone)]
+pub struct Sinks {
+    /// The access log.
+    pub access_log: AccessLog,
+}
+
+impl Sinks {
+    /// Nobody.
+    pub fn none() -> Self {
+        Self { access_log: AccessLog::disabled() }
+    }
+
+    /// Tells of a finished request. What is left of the record can be used again.
+    pub fn take(&self, record: &mut Record) {
+        let logged = self.access_log.wants(record);
+        if !logged {
+            return;
+        }
+        let record = Arc::new(std::mem::take(record));
+        if logged {
+            self.access_log.push(Arc::clone(&record));
+        }
+    }
+}
