@@ -9,6 +9,7 @@ pub mod address;
 pub mod black_hole;
 pub mod body;
 pub mod client;
+pub mod collector;
 pub mod control_plane;
 pub mod dial;
 pub mod guarded;
@@ -30,6 +31,7 @@ pub mod wire;
 
 pub use access_log::AccessLog;
 pub use client::{Client, Reply};
+pub use collector::Collector;
 pub use control_plane::ControlPlane;
 pub use guarded::Guarded;
 pub use issuer::Issuer;

@@ -31,6 +31,8 @@ pub struct Mesh {
     services: BTreeSet<String>,
     pods: u32,
     security: Option<Security>,
+    /// Environment of the sidecars, as `NAME=value`.
+    environment: Vec<String>,
 }
 
 /// What makes a mesh secure.
@@ -59,7 +61,7 @@ impl Mesh {
     /// An empty mesh; nothing runs yet.
     pub fn new() -> Result<Self> {
         let (policy, services) = (Policy::new()?, BTreeSet::new());
-        Ok(Self { policy, control_plane: None, services, pods: 0, security: None })
+        Ok(Self { policy, control_plane: None, services, pods: 0, security: None, environment: Vec::new() })
     }
 
     /// An empty mesh whose control plane is a certificate authority, started with these flags too, and whose sidecars
@@ -67,6 +69,11 @@ impl Mesh {
     pub fn secure(flags: &[&str]) -> Result<Self> {
         let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         Ok(Self { security: Some(Security { keys: Keys::new()?, flags }), ..Self::new()? })
+    }
+
+    /// Sets an environment variable of the sidecars that are still to be started.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push(format!("{name}={value}"));
     }
 
     /// The secrets of a secure mesh.
@@ -95,7 +102,12 @@ impl Mesh {
     /// A sidecar of this workload, still to be started; the control plane must run.
     pub fn sidecar(&self, workload: &str) -> Result<sidecar::Builder> {
         let control_plane = self.control_plane.as_ref().context("the mesh has not been started")?;
-        let sidecar = Sidecar::of(workload);
+        let mut sidecar = Sidecar::of(workload);
+        if !self.environment.is_empty() {
+            let launcher: Vec<&str> =
+                ["env"].into_iter().chain(self.environment.iter().map(String::as_str)).collect();
+            sidecar = sidecar.launched_by(&launcher);
+        }
         Ok(match &self.security {
             None => sidecar.control_plane(control_plane.xds),
             Some(Security { keys, .. }) => sidecar.secure_control_plane(
@@ -143,11 +155,12 @@ impl Mesh {
         Ok((app, sidecar))
     }
 
-    /// Like [`Mesh::serve_meshed`], an instance that answers `/` by calling another service through its sidecar.
-    pub async fn serve_calling(&mut self, service: &str, next: &str) -> Result<(Instance, Sidecar)> {
+    /// Like [`Mesh::serve_meshed`], an instance that answers `/` by calling other services through its sidecar.
+    pub async fn serve_calling(&mut self, service: &str, next: &[&str]) -> Result<(Instance, Sidecar)> {
         let (pod, ip) = self.name_pod(service, "v1")?;
         let identity = Identity::of(service, "v1", &pod);
-        let front = Front::calling(SocketAddr::new(ip, OUTBOUND_PORT), &[(next, next)]);
+        let parts: Vec<(&str, &str)> = next.iter().map(|&name| (name, name)).collect();
+        let front = Front::calling(SocketAddr::new(ip, OUTBOUND_PORT), &parts);
         let address = address::unused_at(TARGET_PORT)?;
         let app = Instance::start(App::front(identity, front), &pod, address).await?;
         let sidecar = self.sidecar_of(service, "v1", &app, ip).await?;

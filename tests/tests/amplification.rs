@@ -18,7 +18,7 @@ async fn chain(mesh: &mut Mesh) -> Result<Vec<(Instance, Sidecar)>> {
         mesh.policy.routes(service, &retrying(service))?;
     }
     for pair in CHAIN.windows(2) {
-        hops.push(mesh.serve_calling(pair[0], pair[1]).await?);
+        hops.push(mesh.serve_calling(pair[0], &[pair[1]]).await?);
     }
     hops.push(mesh.serve_meshed("leaf", "v1").await?);
     Ok(hops)

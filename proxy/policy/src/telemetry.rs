@@ -101,11 +101,11 @@ pub enum LogSink {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum LogFilter {
     /// Those for which all hold.
-    All(Vec<LogFilter>),
+    All(Vec<Self>),
     /// Those for which any holds.
-    Any(Vec<LogFilter>),
+    Any(Vec<Self>),
     /// Those for which it does not hold.
-    Not(Box<LogFilter>),
+    Not(Box<Self>),
     /// By the response's status, 0 where there was none.
     Status(Comparison, u16),
     /// By the gRPC status; requests without one are not logged.

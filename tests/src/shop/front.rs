@@ -23,15 +23,18 @@ const PARTS: [(&str, &str); 4] = [
     ("user", "user-service"),
 ];
 
-const HANDED_ON: [&str; 9] = [
+const HANDED_ON: [&str; 12] = [
     "x-request-id",
     "traceparent",
     "tracestate",
+    "baggage",
+    "grpc-trace-bin",
     "b3",
     "x-b3-traceid",
     "x-b3-spanid",
     "x-b3-parentspanid",
     "x-b3-sampled",
+    "x-b3-flags",
     "user-type",
 ];
 
