@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// One short repetition of everything: a smoke test, not a measurement.
     #[arg(long)]
     quick: bool,
-    /// Peers and scenarios to run: pillion, pillion-2, pillion-policy, envoy, envoy-2, envoy-policy, haproxy, nginx, direct; http1, http2, two-sidecars, mtls.
+    /// Peers and scenarios to run: pillion, pillion-2, pillion-policy, pillion-observed, pillion-traced, envoy, envoy-2, envoy-policy, haproxy, nginx, direct; http1, http2, two-sidecars, mtls.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How often each measurement is repeated.

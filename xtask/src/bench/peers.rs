@@ -1,7 +1,7 @@
 //! The proxies that are compared, and how each is started for a scenario.
 //!
 //! Every peer gets the same: one process per hop, one or two workers, keep-alive on both sides, no
-//! access log, no admin traffic, TLS between the hops only where the scenario says so. Otherwise each runs with its own defaults; the
+//! access log and no traces but where its name says so, no admin traffic, TLS between the hops only where the scenario says so. Otherwise each runs with its own defaults; the
 //! configurations are the files in `config/`. Pillion is configured the way users do it: Kubernetes
 //! objects in a directory, a control plane, a sidecar. Between two sidecars, Envoy and HAProxy are
 //! told to speak HTTP/2, nginx can only speak HTTP/1.1, Pillion does what it does by itself.
@@ -26,8 +26,20 @@ const START_SECONDS: u64 = 20;
 pub(super) struct Peer {
     pub(super) kind: Kind,
     pub(super) n_workers: u32,
-    /// With retries, outlier detection, limits and timeouts (and Pillion's breaker), which cost and find nothing to do.
-    pub(super) has_policy: bool,
+    pub(super) setup: Setup,
+}
+
+/// What a peer does beside forwarding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setup {
+    /// Nothing; metrics are counted by all.
+    Plain,
+    /// Retries, outlier detection, limits and timeouts (and Pillion's breaker), which cost and find nothing to do.
+    Policy,
+    /// An access log in a file and 1 % of the requests traced, to the back end as collector.
+    Observed,
+    /// The same with every request traced.
+    Traced,
 }
 
 /// A program, or none at all.
@@ -44,8 +56,10 @@ pub(super) enum Kind {
 pub(super) const PEERS: &[Peer] = &[
     Peer::plain(Kind::Pillion, 1),
     Peer::plain(Kind::Envoy, 1),
-    Peer { has_policy: true, ..Peer::plain(Kind::Pillion, 1) },
-    Peer { has_policy: true, ..Peer::plain(Kind::Envoy, 1) },
+    Peer { setup: Setup::Policy, ..Peer::plain(Kind::Pillion, 1) },
+    Peer { setup: Setup::Policy, ..Peer::plain(Kind::Envoy, 1) },
+    Peer { setup: Setup::Observed, ..Peer::plain(Kind::Pillion, 1) },
+    Peer { setup: Setup::Traced, ..Peer::plain(Kind::Pillion, 1) },
     Peer::plain(Kind::Haproxy, 1),
     Peer::plain(Kind::Nginx, 1),
     Peer::plain(Kind::Direct, 1),
@@ -55,7 +69,7 @@ pub(super) const PEERS: &[Peer] = &[
 
 impl Peer {
     pub(super) const fn plain(kind: Kind, n_workers: u32) -> Self {
-        Self { kind, n_workers, has_policy: false }
+        Self { kind, n_workers, setup: Setup::Plain }
     }
 
     /// The name that `--only` takes and the tables show.
@@ -67,10 +81,12 @@ impl Peer {
             Kind::Nginx => "nginx",
             Kind::Direct => "direct",
         };
-        match (self.has_policy, self.n_workers) {
-            (true, _) => format!("{name}-policy"),
-            (false, 1) => name.to_owned(),
-            (false, n_workers) => format!("{name}-{n_workers}"),
+        match (self.setup, self.n_workers) {
+            (Setup::Policy, _) => format!("{name}-policy"),
+            (Setup::Observed, _) => format!("{name}-observed"),
+            (Setup::Traced, _) => format!("{name}-traced"),
+            (Setup::Plain, 1) => name.to_owned(),
+            (Setup::Plain, n_workers) => format!("{name}-{n_workers}"),
         }
     }
 
@@ -158,7 +174,7 @@ pub(super) fn start(
     let target = backend.port(scenario.upstream());
     let mut running = match peer.kind {
         Kind::Direct => Running { proxies: Vec::new(), port: target, _control_plane: None },
-        Kind::Pillion => pillion(peer, scenario, programs, target, directory)?,
+        Kind::Pillion => pillion(peer, scenario, programs, (target, backend.http1), directory)?,
         Kind::Envoy | Kind::Haproxy | Kind::Nginx => chain(peer, scenario, programs, target, directory)?,
     };
     let start = process::now();
@@ -236,7 +252,7 @@ fn envoy(
 ) -> Result<Child> {
     let options =
         if upstream == Protocol::Http2 { "http2_protocol_options" } else { "http_protocol_options" };
-    let (of_route, of_cluster) = if peer.has_policy {
+    let (of_route, of_cluster) = if peer.setup == Setup::Policy {
         (include_str!("config/envoy-route.yaml"), include_str!("config/envoy-cluster.yaml"))
     } else {
         ("", "")
@@ -275,7 +291,7 @@ fn pillion(
     peer: Peer,
     scenario: Scenario,
     programs: &Programs,
-    target: u16,
+    (target, collector): (u16, u16),
     directory: &Path,
 ) -> Result<Running> {
     let local = |port: u16| format!("127.0.0.1:{port}");
@@ -309,9 +325,8 @@ fn pillion(
             ["--admin-addr", &local(free_port()?)],
             ["--workers", &n_workers],
         ];
-        let args: Vec<&str> =
-            args.concat().into_iter().chain(of_sidecar.iter().map(String::as_str)).collect();
-        Child::spawn(&programs.proxy, &args, &directory)
+        let args = args.concat().into_iter().chain(of_sidecar.iter().map(String::as_str)).collect();
+        spawn_proxy(programs, args, telemetry(peer.setup, collector), &directory)
     };
     // The second sidecar stands for its pod: own address, the app's port.
     let (address, label) = match scenario {
@@ -326,7 +341,7 @@ fn pillion(
         .replace("@SIDECAR@", label)
         .replace("@TARGET@", &target.to_string());
     write(&policy, "bench.yaml", &objects)?;
-    if peer.has_policy {
+    if peer.setup == Setup::Policy {
         write(&policy, "policy.yaml", include_str!("config/pillion-policy.yaml"))?;
     }
     let source = format!("dir:{}", policy.display());
@@ -357,6 +372,36 @@ fn pillion(
         proxies.push(sidecar("bench", address, &format!("{address}:{target}"), free_port()?)?);
     }
     Ok(Running { proxies, port, _control_plane: Some(control_plane) })
+}
+
+/// Starts a proxy; one with an environment for telemetry writes an access log, too.
+fn spawn_proxy(
+    programs: &Programs,
+    mut args: Vec<&str>,
+    telemetry: Option<Vec<String>>,
+    directory: &Path,
+) -> Result<Child> {
+    let Some(environment) = telemetry else { return Child::spawn(&programs.proxy, &args, directory) };
+    args.extend(["--access-log", "access.log"]);
+    // `env` replaces itself by the program, as `setpriv` does.
+    let proxy = programs.proxy.to_string_lossy();
+    let args: Vec<&str> = environment.iter().map(String::as_str).chain([&*proxy]).chain(args).collect();
+    Child::spawn(Path::new("env"), &args, directory)
+}
+
+/// The environment of a proxy that traces; the back end takes its spans, which costs next to nothing.
+fn telemetry(setup: Setup, collector: u16) -> Option<Vec<String>> {
+    let share = match setup {
+        Setup::Plain | Setup::Policy => return None,
+        Setup::Observed => "0.01",
+        Setup::Traced => "1",
+    };
+    Some(vec![
+        format!("OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{collector}"),
+        "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf".to_owned(),
+        "OTEL_TRACES_SAMPLER=parentbased_traceidratio".to_owned(),
+        format!("OTEL_TRACES_SAMPLER_ARG={share}"),
+    ])
 }
 
 /// An empty directory at the path.
