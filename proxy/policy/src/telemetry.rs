@@ -116,6 +116,10 @@ pub enum LogFilter {
     Flagged,
     /// Those that travelled over mutual TLS.
     Secured,
+    /// Those the app sent.
+    Outbound,
+    /// Those that came to the app.
+    Inbound,
     /// By method.
     Method(String),
     /// By the whole path without its query.

@@ -30,12 +30,12 @@ use crate::{
         RedirectPort, Route, Target,
     },
     service::{ServicePolicy, ServiceRef},
-    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 
 mod resilience;
 pub mod security;
+pub mod telemetry;
 
 /// Any resource of any kind.
 pub fn any_resource() -> impl Strategy<Value = Resource> {
@@ -51,14 +51,15 @@ pub fn any_resource() -> impl Strategy<Value = Resource> {
 pub fn any_mesh() -> impl Strategy<Value = MeshConfig> {
     let outbound = select(vec![OutboundMode::AllowAny, OutboundMode::RegistryOnly]);
     let trust = (vec(security::trust_domain(), 0..=2), option::of(security::trust()));
-    (hostname(), security::trust_domain(), outbound, trust).prop_map(
-        |(cluster_domain, trust_domain, outbound, (trust_domain_aliases, trust))| MeshConfig {
+    let collector = option::of(telemetry::collector());
+    (hostname(), security::trust_domain(), outbound, trust, collector).prop_map(
+        |(cluster_domain, trust_domain, outbound, (trust_domain_aliases, trust), collector)| MeshConfig {
             cluster_domain,
             trust_domain,
             trust_domain_aliases,
             trust,
             outbound,
-            collector: None,
+            collector,
         },
     )
 }
@@ -103,18 +104,17 @@ pub fn any_workload() -> impl Strategy<Value = WorkloadPolicy> {
     });
     let tls = (security::peer_tls(), security::port_tls());
     let access = (vec(security::authorization(), 0..=2), vec(security::jwt_rule(), 0..=2));
-    (workload_name(), option::of(security::identity()), vec(port, 0..=3), tls, access)
-        .prop_map(|(name, identity, ports, (peer_tls, port_tls), (authorization, authentication))| {
-            WorkloadPolicy {
-                name,
-                identity,
-                ports,
-                peer_tls,
-                port_tls,
-                authorization,
-                authentication,
-                telemetry: Telemetry::default(),
-            }
+    let whom = (workload_name(), option::of(security::identity()));
+    (whom, vec(port, 0..=3), tls, access, telemetry::telemetry())
+        .prop_map(|((name, identity), ports, (peer_tls, port_tls), access, telemetry)| WorkloadPolicy {
+            name,
+            identity,
+            ports,
+            peer_tls,
+            port_tls,
+            authorization: access.0,
+            authentication: access.1,
+            telemetry,
         })
         .boxed()
 }

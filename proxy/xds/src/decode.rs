@@ -2,7 +2,8 @@
 //!
 //! Every value goes through the constructors of the model, so what comes out is as valid as what the control plane
 //! builds; what does not is refused with path and reason. Fields that are not known here are skipped. An enum value or a
-//! oneof member that is not known here refuses the resource, because doing without it would change what it means.
+//! oneof member that is not known here refuses the resource, because doing without it would change what it means; only in
+//! telemetry it is left out.
 
 use std::{fmt::Display, str::FromStr, sync::Arc, time::Duration};
 
@@ -16,7 +17,6 @@ use pillion_policy::{
     name::Hostname,
     ratio::Fraction,
     service::{ServicePolicy, ServiceRef},
-    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 use prost::Message;
@@ -26,6 +26,7 @@ use crate::{kind, pillion as wire, protobuf};
 mod resilience;
 mod route;
 mod security;
+mod telemetry;
 
 /// Decodes the message of a resource of that kind.
 pub fn resource(kind: ResourceKind, content: &[u8]) -> Result<Resource, Invalid> {
@@ -59,7 +60,7 @@ fn mesh(mesh: wire::Mesh) -> Result<MeshConfig, Invalid> {
             text("name", &name)
         })?,
         trust: optional("trust", mesh.trust, security::trust)?,
-        collector: None,
+        collector: mesh.collector.and_then(telemetry::collector),
     })
 }
 
@@ -111,7 +112,7 @@ fn workload(workload: wire::Workload) -> Result<WorkloadPolicy, Invalid> {
             .collect::<Result<_, Invalid>>()?,
         authorization: list("authorization", workload.authorization, security::authorization)?,
         authentication: list("authentication", workload.authentication, security::jwt_rule)?,
-        telemetry: Telemetry::default(),
+        telemetry: optional("telemetry", workload.telemetry, telemetry::telemetry)?.unwrap_or_default(),
     })
 }
 

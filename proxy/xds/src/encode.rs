@@ -27,6 +27,7 @@ use crate::{Version, pillion as wire, protobuf};
 
 mod resilience;
 mod security;
+mod telemetry;
 
 /// A resource as it travels, with the version that its content makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,7 @@ fn mesh(mesh: &MeshConfig) -> wire::Mesh {
         outbound: outbound.into(),
         trust_domain_aliases: mesh.trust_domain_aliases.iter().map(ToString::to_string).collect(),
         trust: mesh.trust.as_ref().map(security::trust),
+        collector: mesh.collector.as_ref().map(telemetry::collector),
     }
 }
 
@@ -110,6 +112,7 @@ fn workload(policy: &WorkloadPolicy) -> wire::Workload {
             .collect(),
         authorization: policy.authorization.iter().map(security::authorization).collect(),
         authentication: policy.authentication.iter().map(security::jwt_rule).collect(),
+        telemetry: telemetry::telemetry(&policy.telemetry),
     }
 }
 

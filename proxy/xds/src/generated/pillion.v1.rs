@@ -13,6 +13,15 @@ pub struct Mesh {
     /// Absent where the mesh has no certificate authority.
     #[prost(message, optional, tag = "5")]
     pub trust: ::core::option::Option<Trust>,
+    #[prost(message, optional, tag = "6")]
+    pub collector: ::core::option::Option<Collector>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Collector {
+    #[prost(string, tag = "1")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(enumeration = "OtlpProtocol", tag = "2")]
+    pub protocol: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Trust {
@@ -95,6 +104,114 @@ pub struct Workload {
     pub authorization: ::prost::alloc::vec::Vec<AuthorizationPolicy>,
     #[prost(message, repeated, tag = "7")]
     pub authentication: ::prost::alloc::vec::Vec<JwtRule>,
+    #[prost(message, optional, tag = "8")]
+    pub telemetry: ::core::option::Option<Telemetry>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Telemetry {
+    #[prost(message, optional, tag = "1")]
+    pub tracing: ::core::option::Option<Tracing>,
+    /// Absent where the proxy's command line alone says what is logged.
+    #[prost(message, optional, tag = "2")]
+    pub access_log: ::core::option::Option<AccessLogging>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Tracing {
+    /// In parts per million.
+    #[prost(uint32, optional, tag = "1")]
+    pub sampling: ::core::option::Option<u32>,
+    #[prost(bool, optional, tag = "2")]
+    pub reporting: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub errors: ::core::option::Option<bool>,
+    #[prost(message, repeated, tag = "4")]
+    pub tags: ::prost::alloc::vec::Vec<Tag>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tag {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(oneof = "tag::Value", tags = "2, 3, 4")]
+    pub value: ::core::option::Option<tag::Value>,
+}
+/// Nested message and enum types in `Tag`.
+pub mod tag {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(string, tag = "2")]
+        Literal(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Header(super::TagSource),
+        #[prost(message, tag = "4")]
+        Environment(super::TagSource),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagSource {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "2")]
+    pub fallback: ::core::option::Option<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AccessLogging {
+    #[prost(enumeration = "LogSink", repeated, tag = "1")]
+    pub sinks: ::prost::alloc::vec::Vec<i32>,
+    #[prost(message, optional, tag = "2")]
+    pub filter: ::core::option::Option<LogFilter>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LogFilter {
+    #[prost(
+        oneof = "log_filter::Filter",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13"
+    )]
+    pub filter: ::core::option::Option<log_filter::Filter>,
+}
+/// Nested message and enum types in `LogFilter`.
+pub mod log_filter {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Filter {
+        #[prost(message, tag = "1")]
+        All(super::LogFilters),
+        #[prost(message, tag = "2")]
+        Any(super::LogFilters),
+        #[prost(message, tag = "3")]
+        Not(::prost::alloc::boxed::Box<super::LogFilter>),
+        #[prost(message, tag = "4")]
+        Status(super::NumberTest),
+        #[prost(message, tag = "5")]
+        GrpcStatus(super::NumberTest),
+        #[prost(message, tag = "6")]
+        DurationMillis(super::NumberTest),
+        #[prost(enumeration = "super::LogTrait", tag = "7")]
+        Has(i32),
+        #[prost(string, tag = "8")]
+        Method(::prost::alloc::string::String),
+        #[prost(string, tag = "9")]
+        PathIs(::prost::alloc::string::String),
+        #[prost(string, tag = "10")]
+        PathStartsWith(::prost::alloc::string::String),
+        #[prost(string, tag = "11")]
+        PathContains(::prost::alloc::string::String),
+        #[prost(string, tag = "12")]
+        HostIs(::prost::alloc::string::String),
+        /// In parts per million.
+        #[prost(uint32, tag = "13")]
+        Sampled(u32),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LogFilters {
+    #[prost(message, repeated, tag = "1")]
+    pub filters: ::prost::alloc::vec::Vec<LogFilter>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NumberTest {
+    #[prost(enumeration = "Comparison", tag = "1")]
+    pub comparison: i32,
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthorizationPolicy {
@@ -863,6 +980,32 @@ pub struct Rejection {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum OtlpProtocol {
+    Grpc = 0,
+    HttpProtobuf = 1,
+}
+impl OtlpProtocol {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Grpc => "OTLP_PROTOCOL_GRPC",
+            Self::HttpProtobuf => "OTLP_PROTOCOL_HTTP_PROTOBUF",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OTLP_PROTOCOL_GRPC" => Some(Self::Grpc),
+            "OTLP_PROTOCOL_HTTP_PROTOBUF" => Some(Self::HttpProtobuf),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum OutboundMode {
     AllowAny = 0,
     RegistryOnly = 1,
@@ -941,6 +1084,108 @@ impl Protocol {
             "PROTOCOL_HTTP1" => Some(Self::Http1),
             "PROTOCOL_HTTP2" => Some(Self::Http2),
             "PROTOCOL_TCP" => Some(Self::Tcp),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LogSink {
+    Configured = 0,
+    Text = 1,
+    Json = 2,
+    Otlp = 3,
+}
+impl LogSink {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Configured => "LOG_SINK_CONFIGURED",
+            Self::Text => "LOG_SINK_TEXT",
+            Self::Json => "LOG_SINK_JSON",
+            Self::Otlp => "LOG_SINK_OTLP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOG_SINK_CONFIGURED" => Some(Self::Configured),
+            "LOG_SINK_TEXT" => Some(Self::Text),
+            "LOG_SINK_JSON" => Some(Self::Json),
+            "LOG_SINK_OTLP" => Some(Self::Otlp),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Comparison {
+    Equal = 0,
+    NotEqual = 1,
+    Less = 2,
+    AtMost = 3,
+    Greater = 4,
+    AtLeast = 5,
+}
+impl Comparison {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Equal => "COMPARISON_EQUAL",
+            Self::NotEqual => "COMPARISON_NOT_EQUAL",
+            Self::Less => "COMPARISON_LESS",
+            Self::AtMost => "COMPARISON_AT_MOST",
+            Self::Greater => "COMPARISON_GREATER",
+            Self::AtLeast => "COMPARISON_AT_LEAST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "COMPARISON_EQUAL" => Some(Self::Equal),
+            "COMPARISON_NOT_EQUAL" => Some(Self::NotEqual),
+            "COMPARISON_LESS" => Some(Self::Less),
+            "COMPARISON_AT_MOST" => Some(Self::AtMost),
+            "COMPARISON_GREATER" => Some(Self::Greater),
+            "COMPARISON_AT_LEAST" => Some(Self::AtLeast),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LogTrait {
+    Flagged = 0,
+    Secured = 1,
+    Outbound = 2,
+    Inbound = 3,
+}
+impl LogTrait {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Flagged => "LOG_TRAIT_FLAGGED",
+            Self::Secured => "LOG_TRAIT_SECURED",
+            Self::Outbound => "LOG_TRAIT_OUTBOUND",
+            Self::Inbound => "LOG_TRAIT_INBOUND",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOG_TRAIT_FLAGGED" => Some(Self::Flagged),
+            "LOG_TRAIT_SECURED" => Some(Self::Secured),
+            "LOG_TRAIT_OUTBOUND" => Some(Self::Outbound),
+            "LOG_TRAIT_INBOUND" => Some(Self::Inbound),
             _ => None,
         }
     }
