@@ -3,14 +3,17 @@
 use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, time};
 
 use crate::{
-    metrics::Metrics,
+    metrics::{Format, Metrics},
     serve::{Command, Hub},
     task,
 };
@@ -57,6 +60,7 @@ impl Admin {
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let page = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(request.headers()),
             (&Method::GET | &Method::HEAD, path) => self.page(path).await,
             _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned()),
         };
@@ -67,13 +71,19 @@ impl Admin {
         Ok(response)
     }
 
+    /// The metrics, in the form the scraper takes.
+    fn metrics(&self, asked: &HeaderMap) -> (StatusCode, &'static str, String) {
+        let accept = asked.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let format = Format::preferred(accept.unwrap_or_default());
+        match self.metrics.text(format) {
+            Ok(text) => (StatusCode::OK, format.content_type(), text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    }
+
     async fn page(&self, path: &str) -> (StatusCode, &'static str, String) {
         match path {
             "/live" | "/ready" => (StatusCode::OK, TEXT, "ok\n".to_owned()),
-            "/metrics" => match self.metrics.text() {
-                Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
-                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
-            },
             "/status" => json(self.hub.ask(Command::Report).await),
             "/config_dump" => json(self.hub.ask(Command::Dump).await),
             _ => (
@@ -86,7 +96,6 @@ impl Admin {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 fn json(answer: anyhow::Result<impl serde::Serialize>) -> (StatusCode, &'static str, String) {
     match answer.and_then(|answer| Ok(serde_json::to_string_pretty(&answer)?)) {

@@ -1,4 +1,6 @@
-//! What the control plane counts, in Prometheus' text form.
+//! What the control plane counts, as texts that scrapers read.
+
+mod text;
 
 use std::{collections::BTreeMap, fmt::Error, sync::Arc, time::SystemTime};
 
@@ -13,6 +15,8 @@ use crate::{
     object::Kind,
     problem::{Problem, Severity},
 };
+
+pub(crate) use self::text::Format;
 
 /// Handles to every metric; cloning shares them.
 #[derive(Debug, Clone)]
@@ -120,6 +124,8 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
         }
         metrics.register_authority(&mut registry);
+        // Families without a sample are not told: there is one before anything is refused.
+        metrics.not_issued.get_or_create(&OfReason { reason: "rate" });
         metrics.registry = Arc::new(registry);
         metrics
     }
@@ -200,10 +206,13 @@ impl Metrics {
         }
     }
 
-    /// Everything, as Prometheus reads it.
-    pub(crate) fn text(&self) -> Result<String, Error> {
-        let mut text = String::new();
-        encode(&mut text, &self.registry)?;
-        Ok(text)
+    /// Everything, as a text of that form.
+    pub(crate) fn text(&self, format: Format) -> Result<String, Error> {
+        let mut open = String::new();
+        encode(&mut open, &self.registry)?;
+        Ok(match format {
+            Format::Classic => text::classic(&open),
+            Format::OpenMetrics => open,
+        })
     }
 }

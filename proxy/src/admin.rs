@@ -8,7 +8,7 @@
 use std::{convert::Infallible, future::Future, io, net, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioTimer;
@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use crate::{
     net::{rewind::Io, socket},
     rt::{drain::Drain, task},
-    telemetry::{Metrics, log::LogControl, metrics::CONTENT_TYPE},
+    telemetry::{Metrics, log::LogControl, metrics::Format},
 };
 
 /// Connections served at the same time.
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const HELP: &str = "\
 GET  /live                200 while the process runs
 GET  /ready               200 when configured and not draining, else 503 and the reason
-GET  /metrics             metrics in the text format of Prometheus
+GET  /metrics             metrics as Prometheus or OpenMetrics text, as asked for
 GET  /config_dump         the configuration in force
 GET  /endpoints           the clusters and their endpoints, with their health and why
 GET  /certs               who this proxy is: its certificate, whom it believes, how renewal goes
@@ -89,7 +89,7 @@ pub async fn serve<S: AdminSource>(
         task::spawn_connection("admin connection", async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(admin.answer(request.method(), request.uri()).await) }
+                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
             });
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(SILENCE);
@@ -104,18 +104,15 @@ pub async fn serve<S: AdminSource>(
 type Page = Response<Full<Bytes>>;
 
 impl<S: AdminSource> Admin<S> {
-    async fn answer(&self, method: &Method, uri: &http::Uri) -> Page {
+    async fn answer<B>(&self, request: &Request<B>) -> Page {
+        let (method, uri) = (request.method(), request.uri());
         let read = matches!(*method, Method::GET | Method::HEAD);
         let write = *method == Method::POST;
         match uri.path() {
             "/" | "/help" if read => text(StatusCode::OK, HELP),
             "/live" if read => text(StatusCode::OK, "live\n"),
             "/ready" if read => self.ready(),
-            "/metrics" if read => {
-                let mut page = text(StatusCode::OK, self.metrics.render(&self.drain));
-                page.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-                page
-            }
+            "/metrics" if read => self.metrics(request.headers()),
             "/config_dump" if read => json(&self.source.config_dump().await),
             "/endpoints" if read => json(&self.source.endpoints().await),
             "/breakers" if read => json(&self.source.breakers().await),
@@ -131,6 +128,17 @@ impl<S: AdminSource> Admin<S> {
             | "/certs" => not_allowed("GET, HEAD"),
             path => text(StatusCode::NOT_FOUND, format!("there is no page {path}; there are:\n{HELP}")),
         }
+    }
+
+    /// The metrics, in the form the scraper prefers.
+    fn metrics(&self, asked: &HeaderMap) -> Page {
+        let accept = asked.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let format = Format::preferred(accept.unwrap_or_default());
+        let mut page = text(StatusCode::OK, self.metrics.render(&self.drain, format));
+        let content_type = HeaderValue::from_static(format.content_type());
+        page.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        page.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+        page
     }
 
     fn ready(&self) -> Page {

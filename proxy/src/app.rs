@@ -15,7 +15,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
@@ -28,7 +28,7 @@ use crate::{
         identity::{Keeper, Parts, files::Files, status::Status},
         jwks,
         state::Control,
-        store,
+        store, telemetry,
     },
     inbound::Inbound,
     kin::Kin,
@@ -41,7 +41,7 @@ use crate::{
         rng::Seed,
         task::{self, Failures, Supervisor},
     },
-    telemetry::{AccessLog, Metrics, Sinks, access_log::Closer, log},
+    telemetry::{AccessLog, Metrics, Sinks, access_log::Closer, log, otlp, trace},
     tls::credentials::Wallet,
     upstream::pool::{Connector, Pools},
     view::Views,
@@ -57,7 +57,7 @@ const QUERIES: usize = 16;
 /// How long a proxy that was not drained before goes on accepting after SIGTERM, while others learn that it leaves.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long the last lines of the access log may take.
+/// How long the last lines of the access log may take, and the last spans.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// What all threads share.
@@ -109,11 +109,17 @@ pub fn run(config: Config) -> Result<()> {
                 (access_log, Some(closer))
             }
         };
-        let (demands, wanted) = Demands::new();
-        let shared = Shared::new(&config, demands, Sinks { access_log }, metrics);
+        let (demands, demanded) = Demands::new();
+        let seed = Seed::new(config.seed);
+        let (wants, wanted) = watch::channel(otlp::Wanted::default());
+        let environment = Arc::new(otlp::settings::Environment::of_process());
+        let place = otlp::resource::Place::of_process(config.workload_name(), config.pod_ip);
+        let (tracer, spans, flusher) =
+            trace::export::new(&place, &environment, wanted, &metrics, seed.generator(usize::MAX - 1));
+        let shared = Shared::new(&config, demands, (Sinks { access_log, tracer }, metrics), seed);
         let (queries, asked) = mpsc::channel(QUERIES);
         let access = access(&config, &shared)?;
-        let client = client(&config, &shared, access.clone(), wanted, asked)?;
+        let client = client(&config, &shared, access.clone(), demanded, asked)?;
         let (keeper, identity) = keeper(&config, &shared, access)?;
         let (supervisor, failures) = Supervisor::new();
         shared.start_workers(&config, &supervisor, &sockets)?;
@@ -134,10 +140,14 @@ pub fn run(config: Config) -> Result<()> {
         let keys = jwks::run(Arc::clone(&shared.views), Arc::clone(&shared.metrics));
         supervisor.spawn_critical("keys", keys.map(|never| -> Result<(), Infallible> { match never {} }));
         supervisor.spawn_critical("control", client);
+        let following = telemetry::follow(Arc::clone(&shared.views), wants);
+        supervisor.spawn_critical("telemetry", following.map(|never| -> Result<(), Infallible> { match never {} }));
+        supervisor.spawn_critical("spans", spans.run().map(|never| -> Result<(), Infallible> { match never {} }));
         if let Some(keeper) = keeper {
             supervisor.spawn_critical::<Infallible>("identity", async { match keeper.run().await {} });
         }
         until_stopped(&shared.drain, failures, config.drain_timeout).await?;
+        flusher.flush(LAST_LINES).await;
         if let Some(closer) = closer {
             Closer::close(closer, LAST_LINES);
         }
@@ -239,7 +249,7 @@ fn client(
 }
 
 impl Shared {
-    fn new(config: &Config, demands: Demands, sinks: Sinks, metrics: Arc<Metrics>) -> Self {
+    fn new(config: &Config, demands: Demands, (sinks, metrics): (Sinks, Arc<Metrics>), seed: Seed) -> Self {
         let settings = Settings {
             namespace: config.namespace.clone(),
             hold_timeout: config.hold_timeout,
@@ -260,7 +270,7 @@ impl Shared {
                 IdentitySource::Authority { .. } | IdentitySource::Files { .. } => Wallet::awaiting(),
             }),
             pressure: (0..config.workers()).map(|_| Notify::new()).collect(),
-            seed: Seed::new(config.seed),
+            seed,
         }
     }
 
@@ -312,6 +322,7 @@ impl Shared {
             let Some(acceptor) = outbound else { return std::future::pending().await };
             let serve = |stream, peer, open| {
                 let serving = outbound::connection(Rc::clone(&worker), stream, peer);
+                let open = (open, worker.stats.serving());
                 task::spawn_local_connection("outbound connection", held(serving, open));
             };
             acceptor.run(&self.drain, &self.metrics, serve).await
@@ -320,6 +331,7 @@ impl Shared {
             let Some(acceptor) = inbound else { return std::future::pending().await };
             let serve = |stream, peer, open| {
                 let serving = Rc::clone(&face).connection(stream, peer);
+                let open = (open, worker.stats.serving());
                 task::spawn_local_connection("inbound connection", held(serving, open));
             };
             acceptor.run(&self.drain, &self.metrics, serve).await

@@ -7,7 +7,7 @@
 //!
 //! A host is asked for when it is first named; the request waits for the answer, bounded in time and number.
 
-use std::{borrow::Cow, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -54,7 +54,8 @@ enum Target {
 pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
     let original = socket::original_dst(&stream);
-    let detected = match detect::detect(&mut stream, detect::patience(original.is_some())).await {
+    let patience = detect::patience(original.is_some());
+    let detected = match worker.detect(Direction::Outbound, &mut stream, patience).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%peer, %error, "connection ended before it said anything"),
     };
@@ -77,7 +78,7 @@ async fn opaque(worker: &Rc<Worker>, stream: TcpStream, front: bytes::Bytes, ori
     let only_described = worker.outbound_mode() == OutboundMode::RegistryOnly;
     let mut described = None;
     if only_described || worker.wallet.is_configured() {
-        described = look_up(worker, &original.ip().to_string(), original.port()).await.ok();
+        described = look_up(worker, (&original.ip().to_string(), original.port()), &mut None).await.ok();
     }
     if only_described && described.is_none() {
         tracing::debug!(dst = %original, "opaque connection refused: only described hosts may be reached");
@@ -111,11 +112,16 @@ fn endpoint(
 }
 
 async fn handle(outbound: Rc<Outbound>, mut request: Request<Incoming>) -> Response<Body> {
-    let exchange = match Exchange::begin(Rc::clone(&outbound.downstream), &mut request) {
+    let mut exchange = match Exchange::begin(Rc::clone(&outbound.downstream), &mut request) {
         Ok(exchange) => exchange,
         Err(refusal) => return refusal,
     };
-    match outbound.resolve(&exchange).await {
+    let mut held = None;
+    let resolved = outbound.resolve(&exchange, &mut held).await;
+    if let Some(waited) = held {
+        exchange.held(waited);
+    }
+    match resolved {
         Ok(Target::Described(destination)) => exchange.route(destination, request).await,
         Ok(Target::Original(upstream)) => exchange.direct(upstream, request).await,
         Err(error) => exchange.refuse(&error),
@@ -123,13 +129,18 @@ async fn handle(outbound: Rc<Outbound>, mut request: Request<Incoming>) -> Respo
 }
 
 impl Outbound {
-    /// Finds out where a request belongs: by the host it names, then by the address it was meant for.
-    async fn resolve(&self, exchange: &Exchange) -> Result<Target, ProxyError> {
+    /// Finds out where a request belongs: by the host it names, then by the address it was meant for; and how long that
+    /// took, if it was `held` meanwhile.
+    async fn resolve(
+        &self,
+        exchange: &Exchange,
+        held: &mut Option<Duration>,
+    ) -> Result<Target, ProxyError> {
         let original = self.downstream.original;
         let mut absent = match exchange.asked() {
             Some(asked) => {
                 let port = original.map(|original| original.port()).or(asked.port()).unwrap_or(DEFAULT_PORT);
-                match look_up(&self.downstream.worker, asked.host(), port).await {
+                match look_up(&self.downstream.worker, (asked.host(), port), held).await {
                     Ok(destination) => return Ok(Target::Described(destination)),
                     Err(error) => error,
                 }
@@ -146,7 +157,7 @@ impl Outbound {
                     Some(Entry::Absent(_)) | None => Err(absent.clone()),
                 }
             }
-            _ => look_up(&self.downstream.worker, &address, original.port()).await,
+            _ => look_up(&self.downstream.worker, (&address, original.port()), held).await,
         };
         match by_address {
             Ok(destination) => return Ok(Target::Described(destination)),
@@ -176,8 +187,12 @@ impl Outbound {
     }
 }
 
-/// What is known of a host and port, asking for it if need be.
-async fn look_up(worker: &Worker, host: &str, port: u16) -> Result<Arc<Destination>, ProxyError> {
+/// What is known of a host and port, asking for it if need be; `held` is how long that took.
+async fn look_up(
+    worker: &Worker,
+    (host, port): (&str, u16),
+    held: &mut Option<Duration>,
+) -> Result<Arc<Destination>, ProxyError> {
     let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) || host.ends_with('.') {
         Cow::Owned(host.trim_end_matches('.').to_ascii_lowercase())
     } else {
@@ -186,7 +201,12 @@ async fn look_up(worker: &Worker, host: &str, port: u16) -> Result<Arc<Destinati
     let known = known(worker, &host, port);
     let entry = match known {
         Some(entry) => entry,
-        None => discover(worker, &host, port).await?,
+        None => {
+            let began = Instant::now();
+            let found = discover(worker, &host, port).await;
+            *held = Some(held.unwrap_or_default() + began.elapsed());
+            found?
+        }
     };
     match entry {
         Entry::Known(destination) => {

@@ -6,7 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
     future::pending,
-    ptr,
+    io, ptr,
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering},
@@ -21,19 +21,22 @@ use pillion_policy::{
     mesh::OutboundMode,
     name::{Hostname, Label},
 };
-use tokio::sync::mpsc;
+use tokio::{io::AsyncRead, sync::mpsc, time::Instant};
 
 use crate::{
     authz::Guests,
     error::HeadLimits,
     jwt::cache::Cache,
     kin::Kin,
+    net::detect::{self, Detection, How, Protocol},
     rt::{drain::Drain, rng},
     telemetry::{
         Record, Sinks,
+        detection::Detected,
         metrics::Metrics,
         record::Direction,
         requests::{Labels, Reporter, RequestStats},
+        workers::WorkerStats,
     },
     tls::credentials::Wallet,
     upstream::pool::Pools,
@@ -46,8 +49,8 @@ const MAX_HELD: u32 = 1024;
 /// Records that are kept to be used again.
 const RECORDS: usize = 64;
 
-/// Request ids that are made of one allocation.
-const IDS: usize = 64;
+/// Bytes of header values that are made of one allocation: about 60 request ids.
+const MINTED: usize = 2304;
 
 /// The state of a data thread.
 #[derive(Debug)]
@@ -76,8 +79,10 @@ pub struct Worker {
     pub tokens: RefCell<Cache>,
     /// Copies for mirrors under way.
     pub mirroring: Cell<u32>,
+    /// How busy this thread is.
+    pub stats: Arc<WorkerStats>,
     unmatched: [Arc<RequestStats>; 2],
-    ids: RefCell<BytesMut>,
+    minted: RefCell<BytesMut>,
     /// Records to be used again; boxed because they move with their exchanges.
     #[expect(clippy::vec_box, reason = "the boxes themselves are what is used again")]
     records: RefCell<Vec<Box<Record>>>,
@@ -139,6 +144,7 @@ impl Worker {
         let labels = |reporter| Labels { reporter, ..Labels::default() };
         let unmatched = [Reporter::Source, Reporter::Destination]
             .map(|reporter| metrics.request_stats(&labels(reporter)));
+        let stats = metrics.worker();
         let (rng, wallet) = (RefCell::new(rng), Arc::clone(pools.wallet()));
         Self {
             views,
@@ -152,8 +158,9 @@ impl Worker {
             wallet,
             guests: Guests::default(),
             tokens: RefCell::default(),
+            stats,
             unmatched,
-            ids: RefCell::default(),
+            minted: RefCell::default(),
             records: RefCell::default(),
             mirroring: Cell::new(0),
             rng,
@@ -174,15 +181,20 @@ impl Worker {
         throw(&mut self.rng.borrow_mut())
     }
 
-    /// An id for a request that has none. Many share the memory of one allocation.
+    /// An id for a request that has none.
     pub fn request_id(&self) -> HeaderValue {
-        let id = self.with_rng(rng::uuid_v4);
-        let mut ids = self.ids.borrow_mut();
-        if ids.capacity() < id.len() {
-            *ids = BytesMut::with_capacity(IDS * id.len());
+        self.mint(&self.with_rng(rng::uuid_v4))
+    }
+
+    /// A short header value. Many share the memory of one allocation.
+    pub fn mint(&self, text: &[u8]) -> HeaderValue {
+        let mut minted = self.minted.borrow_mut();
+        if minted.capacity() < text.len() {
+            *minted = BytesMut::with_capacity(MINTED.max(text.len()));
         }
-        ids.extend_from_slice(&id);
-        HeaderValue::from_maybe_shared(ids.split().freeze()).unwrap_or(HeaderValue::from_static("unknown"))
+        minted.extend_from_slice(text);
+        let text = minted.split().freeze();
+        HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("unknown"))
     }
 
     /// A record for a request that has just come.
@@ -215,6 +227,29 @@ impl Worker {
                 return pending().await;
             }
         }
+    }
+
+    /// Finds out what a connection speaks, see [`detect::detect`], and counts that.
+    pub async fn detect<S: AsyncRead + Unpin>(
+        &self,
+        direction: Direction,
+        stream: &mut S,
+        patience: Duration,
+    ) -> io::Result<Detection> {
+        let began = Instant::now();
+        let detection = detect::detect(stream, patience).await;
+        let detected = match &detection {
+            Ok(Detection { how: How::TimedOut, .. }) => Detected::TimedOut,
+            Ok(Detection { how: How::Closed, .. }) | Err(_) => Detected::Closed,
+            Ok(Detection { how: How::Sniffed, protocol, .. }) => match protocol {
+                Protocol::Http1 => Detected::Http1,
+                Protocol::Http2 => Detected::Http2,
+                Protocol::Tls => Detected::Tls,
+                Protocol::Opaque => Detected::Opaque,
+            },
+        };
+        self.metrics.detection.record(direction, detected, began.elapsed());
+        detection
     }
 
     /// What happens to traffic for hosts nobody has described.

@@ -41,8 +41,8 @@ async fn those_who_wait_get_their_turn() -> Result<()> {
     assert_eq!(shop.app.stats()?.in_flight_peak(), 2);
     assert_eq!(shop.figure("pillion_bulkhead_queued_total").await?, 8.0);
     // The last two have waited for four others, one after the other.
-    let waited = shop.figure("pillion_bulkhead_wait_milliseconds_total").await?;
-    ensure!(waited >= 2.0 * (150.0 + 300.0 + 450.0 + 600.0) * 0.95, "{waited} ms");
+    let waited = shop.figure("pillion_bulkhead_wait_seconds_total").await?;
+    ensure!(waited >= 2.0 * (0.15 + 0.3 + 0.45 + 0.6) * 0.95, "{waited} s");
     assert_eq!(shop.figure("pillion_bulkhead_queued_active").await?, 0.0);
     Ok(())
 }

@@ -35,8 +35,12 @@ fn admin(missing: Option<&'static str>) -> Admin<Fake> {
     Admin { source: Fake { missing }, metrics: Metrics::new(), drain: Drain::new(), log: None }
 }
 
+fn request(method: &str, uri: &str) -> Request<()> {
+    Request::builder().method(method).uri(uri).body(()).unwrap()
+}
+
 async fn answer(admin: &Admin<Fake>, method: &str, uri: &str) -> (u16, String) {
-    let page = admin.answer(&method.parse().unwrap(), &uri.parse().unwrap()).await;
+    let page = admin.answer(&request(method, uri)).await;
     let status = page.status().as_u16();
     let body = page.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
@@ -56,7 +60,7 @@ async fn readiness_says_why_not() {
 #[tokio::test]
 async fn only_a_post_drains() {
     let admin = admin(None);
-    let page = admin.answer(&Method::GET, &"/drain".parse().unwrap()).await;
+    let page = admin.answer(&request("GET", "/drain")).await;
     assert_eq!(
         (page.status().as_u16(), &page.headers()[header::ALLOW]),
         (405, &HeaderValue::from_static("POST"))
@@ -85,6 +89,19 @@ async fn pages() {
     }
     let (status, body) = answer(&admin, "GET", "/nothing").await;
     assert!(status == 404 && body.contains("/config_dump"), "{status} {body}");
+}
+
+#[tokio::test]
+async fn metrics_are_told_as_the_scraper_prefers() {
+    let admin = admin(None);
+    let mut asked = request("GET", "/metrics");
+    let page = admin.answer(&asked).await;
+    assert_eq!(page.headers()[header::CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
+    let open = "application/openmetrics-text; version=1.0.0";
+    asked.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(open));
+    let page = admin.answer(&asked).await;
+    assert!(page.headers()[header::CONTENT_TYPE].to_str().unwrap().starts_with(open));
+    assert!(page.into_body().collect().await.unwrap().to_bytes().ends_with(b"\n# EOF\n"));
 }
 
 #[tokio::test]

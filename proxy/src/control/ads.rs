@@ -100,6 +100,7 @@ impl Client {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let Some(access) = access else { match self.serve(&mut tick).await {} };
         self.meanwhile(certified(&access), &mut tick).await;
+        self.metrics.xds.disconnect();
         let mut pause = PAUSE.0;
         let mut certificate_failed = false;
         loop {
@@ -178,8 +179,7 @@ impl Client {
     ) -> End {
         tokio::pin!(certified);
         self.control.session.connected();
-        self.metrics.xds.connected.set(1);
-        self.metrics.xds.connections.inc();
+        self.metrics.xds.connect();
         tracing::info!("connected to the control plane");
         let end = loop {
             if let Err(reason) = self.send(&stream.outbox).await {
@@ -201,7 +201,7 @@ impl Client {
             }
         };
         self.control.session.disconnected();
-        self.metrics.xds.connected.set(0);
+        self.metrics.xds.disconnect();
         end
     }
 

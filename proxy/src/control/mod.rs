@@ -5,7 +5,8 @@
 //! writes resources as files; [`report`] decides what the control plane is told in return. Requests never come here:
 //! they ask for unknown hosts through a bounded channel and are woken by the next view.
 //!
-//! Another task keeps the own certificate fresh ([`identity`]). Both reach the control plane by [`access`].
+//! Another task keeps the own certificate fresh ([`identity`]). Both reach the control plane by [`access`]. A third,
+//! [`telemetry`], tells exporters what policy wants of them.
 
 pub mod access;
 pub mod ads;
@@ -14,3 +15,4 @@ pub mod jwks;
 pub mod report;
 pub mod state;
 pub mod store;
+pub mod telemetry;

@@ -179,6 +179,10 @@ impl Control {
         self.metrics.xds.touch();
         self.received = self.received.apply(effects.changes);
         self.publish(now);
+        // What waits for endpoints is in force later, and counted then.
+        if self.hosts.values().all(|host| host.waiting.is_none()) {
+            self.metrics.xds.push.record(now.elapsed());
+        }
     }
 
     /// Asks for a host that a request has named.
@@ -316,11 +320,16 @@ impl Control {
             };
             let is_new = host.live.as_ref().is_none_or(|live| !Arc::ptr_eq(live.policy(), policy));
             if !is_new || is_settled(&self.session, policy) {
-                host.waiting = None;
+                if let Some(since) = host.waiting.take() {
+                    self.metrics.xds.push.record(now.saturating_duration_since(since));
+                }
                 continue;
             }
-            let since = *host.waiting.get_or_insert(now);
-            if now.saturating_duration_since(since) < SETTLE {
+            let waited = now.saturating_duration_since(*host.waiting.get_or_insert(now));
+            if waited >= SETTLE {
+                host.waiting = None;
+                self.metrics.xds.push.record(waited);
+            } else {
                 held_back.push(match &host.live {
                     Some(live) => Change::Upsert(Resource::Service(Arc::clone(live.policy()))),
                     None => Change::Remove(ResourceKind::Service, name.to_string()),

@@ -102,19 +102,21 @@ impl Hold {
         Self { line, admission }
     }
 
-    /// The response is complete: the connection can serve others.
-    pub fn complete(self, outcome: Outcome) {
+    /// The response is complete: the connection can serve others. Returns the endpoint if that had it ejected.
+    pub fn complete(self, outcome: Outcome) -> Option<SocketAddr> {
         let now = Instant::now();
-        self.admission.report(outcome, now);
+        let ejected = self.admission.report(outcome, now);
         match self.line.lease {
             Lease::H1(lease) => lease.finish(now),
             Lease::H2(_) => {}
         }
+        ejected
     }
 
-    /// The response will not be complete, and not because of the client: the connection is given up.
-    pub fn fail(self, outcome: Outcome) {
-        self.admission.report(outcome, Instant::now());
+    /// The response will not be complete, and not because of the client: the connection is given up. Returns the endpoint
+    /// if that had it ejected.
+    pub fn fail(self, outcome: Outcome) -> Option<SocketAddr> {
+        self.admission.report(outcome, Instant::now())
     }
 
     /// The endpoint at the other end.

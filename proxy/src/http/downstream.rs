@@ -87,11 +87,13 @@ impl Downstream {
     /// A request begins.
     pub(super) fn enter(&self) {
         self.active.set(self.active.get() + 1);
+        self.worker.stats.requests.inc();
     }
 
     /// A request has ended.
     pub(super) fn leave(&self, now: Instant) {
         self.active.set(self.active.get() - 1);
+        self.worker.stats.requests.dec();
         self.used.set(now);
         self.served.set(true);
         if let Some(line) = &self.line {

@@ -45,7 +45,7 @@ use crate::{
     error::{Flag, ProxyError},
     kin::Fact,
     limit::Limiter,
-    telemetry::access_log::Direction,
+    telemetry::record::{Decision as Done, Direction},
     upstream::Upstream,
     view::Destination,
 };
@@ -154,6 +154,11 @@ impl Exchange {
         self.asked.as_ref()
     }
 
+    /// Notes that the request has waited for its destination to be looked up.
+    pub fn held(&mut self, waited: Duration) {
+        self.finish.decided(Done::Held(waited));
+    }
+
     /// The connection the request came in on.
     pub fn downstream(&self) -> &Rc<Downstream> {
         &self.downstream
@@ -183,6 +188,7 @@ impl Exchange {
         self.finish.stats = Some(Arc::clone(destination.requests()));
         let decided = self.decide(&destination, request);
         if let Some(delay) = self.delay {
+            self.finish.decided(Done::FaultDelay(delay));
             self.finish.flag = Flag::Di;
             tokio::time::sleep(delay).await;
         }

@@ -4,6 +4,7 @@
 //! the upstream, abandoned by the client, out of time) dropping it settles the account.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use pillion_policy::identity::Identity;
 use tokio::time::{Instant, Sleep};
@@ -26,7 +27,8 @@ use crate::{
     rt::clock,
     telemetry::{
         self, Record, RequestStats,
-        record::{Decision, Verdict},
+        record::{Decision, Direction, Verdict},
+        trace::{SpanContext, propagation},
     },
     upstream::outcome::Outcome,
 };
@@ -66,16 +68,21 @@ pub struct Finish {
 }
 
 impl Finish {
-    /// Opens the account of a request that has just been read.
+    /// Opens the account of a request that has just been read, and gives it its place in its trace.
     pub fn new<B>(
-        request: &Request<B>,
+        request: &mut Request<B>,
         downstream: Rc<Downstream>,
         id: &HeaderValue,
         start: Instant,
     ) -> Self {
         downstream.enter();
-        let mut record = downstream.worker.record();
+        let worker = &downstream.worker;
+        let mut record = worker.record();
         begin(&mut record, request, id, &downstream);
+        let tracer = &worker.sinks.tracer;
+        // Before it is asked what story this belongs to: a trace that begins here ties the calls of the application to it.
+        record.trace = worker.with_rng(|rng| tracer.enter(request.headers_mut(), rng, |text| worker.mint(text)));
+        tracer.note(request.headers(), &mut record);
         Self {
             secured: downstream.secured.is_some(),
             downstream,
@@ -102,10 +109,32 @@ impl Finish {
         }
     }
 
+    /// Gives the try that begins a span, where the request has one. Outbound it becomes the parent of what the callee
+    /// does; inbound the application goes on below the exchange.
+    pub(super) fn enter_attempt(&mut self, headers: Option<&mut HeaderMap>) {
+        let worker = &self.downstream.worker;
+        let Some(record) = &mut self.record else { return };
+        let Some(context) = record.trace.filter(SpanContext::is_own) else { return };
+        let span_id = worker.with_rng(propagation::span_id);
+        if let Some(attempt) = record.last_attempt() {
+            attempt.span_id = span_id;
+        }
+        if let (Some(headers), Direction::Outbound) = (headers, self.downstream.direction) {
+            propagation::hand_over(headers, &context, span_id, |text| worker.mint(text));
+        }
+    }
+
     /// Adds a decision to the story.
     pub fn decided(&mut self, what: Decision) {
         let at = self.start.elapsed();
         self.note(|record| record.event(at, what));
+    }
+
+    /// Notes the endpoint that a try had ejected, if it did.
+    pub(super) fn ejected(&mut self, endpoint: Option<SocketAddr>) {
+        if let Some(endpoint) = endpoint {
+            self.decided(Decision::Ejected(endpoint));
+        }
     }
 
     /// Notes how a try has ended: with a response head, or without.
@@ -151,9 +180,12 @@ impl Finish {
         self.note(|record| record.cause = Some("broken off: a new policy denies access".into()));
     }
 
-    /// Notes how the exchange failed.
+    /// Notes how the exchange failed, and what decision that was, if it was one.
     pub fn failed(&mut self, error: &ProxyError) {
         self.flag = error.flag();
+        if let Some(decision) = decision(error) {
+            self.decided(decision);
+        }
         self.note(|record| record.cause = Some(error.in_full().into()));
     }
 }
@@ -172,6 +204,18 @@ fn begin<B>(record: &mut Record, request: &Request<B>, id: &HeaderValue, downstr
     record.downstream_peer = Some(downstream.peer);
     record.source = downstream.secured.as_ref().map(|secured| Arc::clone(&secured.peer));
     record.destination = own;
+}
+
+/// The decision behind a refusal; `None` where something went wrong instead.
+fn decision(error: &ProxyError) -> Option<Decision> {
+    match error {
+        ProxyError::RateLimited { .. } => Some(Decision::RateLimited),
+        ProxyError::Injected(_) => Some(Decision::FaultAbort),
+        ProxyError::Denied { policy } => Some(Decision::Denied(policy.clone())),
+        ProxyError::BadToken(_) => Some(Decision::BadToken),
+        ProxyError::BreakerOpen { breaker, .. } => Some(Decision::BreakerOpen(Arc::clone(breaker))),
+        _ => None,
+    }
 }
 
 impl Drop for Finish {
@@ -195,7 +239,8 @@ impl Drop for Finish {
             response_bytes: self.response_bytes,
         };
         if let Some(stats) = &self.stats {
-            stats.record(&outcome);
+            let trace = self.record.as_ref().and_then(|record| record.trace);
+            stats.record(&outcome, trace.filter(|trace| trace.sampled).map(|trace| trace.trace_id));
         }
         if let Some(mut record) = self.record.take() {
             record.repeated = self.repeated;
@@ -234,10 +279,8 @@ impl Watched {
 
     fn complete(&mut self) {
         if let Some(hold) = self.hold.take() {
-            hold.complete(Outcome::Answered {
-                status: self.finish.status,
-                grpc_status: self.finish.grpc_status,
-            });
+            let (status, grpc_status) = (self.finish.status, self.finish.grpc_status);
+            self.finish.ejected(hold.complete(Outcome::Answered { status, grpc_status }));
         }
     }
 
@@ -254,7 +297,7 @@ impl Watched {
     fn break_off(&mut self, flag: Flag, outcome: Outcome) {
         self.finish.flag = flag;
         if let Some(hold) = self.hold.take() {
-            hold.fail(outcome);
+            self.finish.ejected(hold.fail(outcome));
         }
     }
 }

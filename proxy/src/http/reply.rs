@@ -19,7 +19,7 @@ use crate::{
     body::Body,
     error::{Fault, Flag, Limit, ProxyError},
     kin::Fact,
-    telemetry::access_log::Direction,
+    telemetry::record::{Decision, Direction},
     upstream::{Upstream, outcome::Outcome},
     view::{Destination, LiveRoute},
 };
@@ -81,6 +81,7 @@ impl Exchange {
             return self.refuse(error);
         }
         self.finish.failed(error);
+        self.finish.decided(Decision::Fallback);
         let response = respond::fallback(fallback, error);
         self.finish.grpc_status = headers::grpc_status(response.headers());
         self.answer(response)
@@ -101,7 +102,7 @@ impl Exchange {
         if headers.contains_key(TRANSFER_ENCODING) && !headers::is_only_chunked(headers) {
             let reason = "it has a transfer coding other than chunked".into();
             let error = ProxyError::UpstreamProtocol { endpoint: hold.endpoint(), reason };
-            hold.fail(Outcome::Broken);
+            self.finish.ejected(hold.fail(Outcome::Broken));
             return self.refuse(&error);
         }
         headers::strip_hop_by_hop(headers, false);

@@ -134,7 +134,7 @@ fn end(downstream: &Downstream, ended: hyper::Result<()>) {
             request_bytes: 0,
             response_bytes: 0,
         };
-        worker.unmatched(downstream.direction).record(&outcome);
+        worker.unmatched(downstream.direction).record(&outcome, None);
         let mut record = Record {
             start: clock::now(),
             // No method was read: what logs write for nothing is one by its characters.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -63,6 +64,9 @@ pub fn unmark(headers: &mut HeaderMap) {
     headers.remove(ATTEMPT);
     headers.remove(ENVOY_ATTEMPT);
 }
+
+/// A wait that is worth telling: what comes and goes at once did not wait.
+const NOTABLE: Duration = Duration::from_millis(1);
 
 /// Frames of an unused response that are read so that its connection can be kept.
 const DISCARDED_FRAMES: usize = 16;
@@ -132,12 +136,15 @@ impl Admission {
         self.place.take()
     }
 
-    /// How it ended.
-    pub fn report(mut self, outcome: Outcome, now: Instant) {
+    /// How it ended. Returns the endpoint if that had it ejected.
+    pub fn report(mut self, outcome: Outcome, now: Instant) -> Option<SocketAddr> {
+        let was_ejected = self.live().is_ejected();
         for permit in self.permits.into_iter().flatten() {
             permit.report(outcome, now);
         }
         self.in_flight.report(outcome, now);
+        let live = self.in_flight.live();
+        (!was_ejected && live.is_ejected()).then(|| live.address())
     }
 }
 
@@ -156,8 +163,12 @@ impl Tries<'_> {
             // A breaker that is open says no at once, also while the bulkhead is full.
             drop(self.permits(now)?);
             let entered = self.in_time(bulkhead.enter(gauges)).await?;
+            let asked = std::mem::replace(&mut now, Instant::now());
+            let waited = now.saturating_duration_since(asked);
+            if waited >= NOTABLE {
+                finish.decided(record::Decision::Queued(waited));
+            }
             place = Some(entered.map_err(|limit| self.upstream.overflow(limit))?);
-            now = Instant::now();
         }
         let (mut ids, mut is_gone) = (Vec::new(), false);
         let mut budget = None;
@@ -172,6 +183,7 @@ impl Tries<'_> {
             let endpoint = admission.live().address();
             let began = now.saturating_duration_since(finish.start);
             finish.note(|record| record.attempt(endpoint, began));
+            finish.enter_attempt(outgoing.headers_mut());
             if worker.pools.is_mutual(admission.live()) {
                 finish.secured(admission.live().transport().expected());
             }
@@ -188,7 +200,7 @@ impl Tries<'_> {
                 }
                 Err(Failed { error, progress }) => {
                     ids.push(admission.live().id());
-                    admission.report(classify::outcome(&error), Instant::now());
+                    finish.ejected(admission.report(classify::outcome(&error), Instant::now()));
                     let trouble = classify::failure(&error, progress);
                     (Err(error), trouble)
                 }
@@ -211,7 +223,7 @@ impl Tries<'_> {
                     is_gone = trouble.unsent;
                     if let Ok(reply) = result {
                         ids.push(reply.hold.endpoint_id());
-                        place = discard(reply, finish.grpc);
+                        place = discard(reply, finish);
                     }
                     finish.repeated += 1;
                     finish.judged(record::Verdict::Retried, wait);
@@ -337,6 +349,7 @@ impl Tries<'_> {
                 gauges.retries_exhausted.fetch_add(1, Relaxed);
             }
             Stop::Budget => {
+                finish.decided(record::Decision::BudgetSpent);
                 gauges.retries_denied.fetch_add(1, Relaxed);
             }
             _ => {}
@@ -355,9 +368,9 @@ impl Tries<'_> {
 }
 
 /// Reads what is at hand of a response that is not used. If that is all, its connection can be kept.
-fn discard(reply: Reply, grpc: bool) -> Option<Place> {
+fn discard(reply: Reply, finish: &mut Finish) -> Option<Place> {
     let Reply { response, mut hold } = reply;
-    let place = hold.take_place();
+    let (place, grpc) = (hold.take_place(), finish.grpc);
     let status = response.status().as_u16();
     let mut grpc_status = if grpc { headers::grpc_status(response.headers()) } else { None };
     let mut body = response.into_body();
@@ -372,18 +385,14 @@ fn discard(reply: Reply, grpc: bool) -> Option<Place> {
                 }
             }
             Some(None) => {
-                hold.complete(Outcome::Answered { status, grpc_status });
+                finish.ejected(hold.complete(Outcome::Answered { status, grpc_status }));
                 return place;
             }
             Some(Some(Err(_))) | None => break,
         }
     }
     let outcome = Outcome::Answered { status, grpc_status };
-    if body.is_end_stream() {
-        hold.complete(outcome)
-    } else {
-        hold.fail(outcome)
-    }
+    finish.ejected(if body.is_end_stream() { hold.complete(outcome) } else { hold.fail(outcome) });
     place
 }
 

@@ -34,7 +34,7 @@ pub fn splice(worker: &Rc<Worker>, client: OnUpgrade, server: OnUpgrade, mut fin
     task::spawn_local_connection("upgraded connection", async move {
         let _open = guard;
         tokio::select! {
-            outcome = join(client, server, &mut finish) => hold.fail(outcome),
+            outcome = join(client, server, &mut finish) => finish.ejected(hold.fail(outcome)),
             () = forced => {}
             () = async { match broken_off { Some(broken_off) => broken_off.await, None => pending().await } } => {}
         }

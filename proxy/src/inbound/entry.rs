@@ -104,7 +104,7 @@ pub(super) async fn enter(worker: &Worker, mut stream: TcpStream, asked: Asked) 
     }
     // A client of an opaque port may wait for the server to speak first.
     let patience = detect::patience(is_redirected || declared == Declared::Tcp);
-    let detected = detect::detect(&mut stream, patience).await?;
+    let detected = worker.detect(Direction::Inbound, &mut stream, patience).await?;
     let mut bytes = detected.bytes;
     // Whoever begins TLS slowly is not taken for somebody who speaks something else.
     let may_be_tls =
@@ -179,7 +179,8 @@ async fn secure(worker: &Worker, io: Io, asked: Asked) -> Result<Entered, Refuse
         Some(Alpn::MeshTcp) => Protocol::Opaque,
         None if asked.declared == Declared::Tcp => Protocol::Opaque,
         None => {
-            let detected = detect::detect(&mut io, detect::patience(asked.is_redirected)).await?;
+            let patience = detect::patience(asked.is_redirected);
+            let detected = worker.detect(Direction::Inbound, &mut io, patience).await?;
             io = io.put_back(detected.bytes);
             match detected.protocol {
                 Protocol::Tls => Protocol::Opaque,

@@ -2,7 +2,10 @@
 //!
 //! Nothing here is labelled by policy, caller or issuer, so that the number of series is fixed.
 
-use super::{counter::Counter, exposition::Text};
+use super::{
+    counter::Counter,
+    exposition::{Audience, Kind},
+};
 
 /// Decisions of authorization and authentication.
 #[derive(Debug, Default)]
@@ -28,7 +31,7 @@ pub struct AccessStats {
 }
 
 impl AccessStats {
-    pub(super) fn write(&self, text: &mut Text) {
+    pub(super) fn write(&self, out: &mut impl Audience) {
         let authorization = [
             ("allowed", &self.allowed),
             ("denied", &self.denied),
@@ -44,9 +47,9 @@ impl AccessStats {
             ("pillion_tokens_total", "Tokens of callers by what became of them.", &tokens),
             ("pillion_key_sets_total", "Attempts to fetch the keys of issuers.", &keys),
         ] {
-            text.family(name, "counter", help);
+            out.family(name, Kind::Counter, help);
             for (result, counter) in results {
-                text.sample(name, &[("result", *result)], counter.get());
+                out.sample(name, &[("result", *result)], counter.get());
             }
         }
     }

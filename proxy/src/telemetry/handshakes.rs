@@ -1,6 +1,10 @@
 //! Figures of TLS handshakes, by direction and by why they failed.
 
-use super::{access_log::Direction, counter::Counter, exposition::Text};
+use super::{
+    access_log::Direction,
+    counter::Counter,
+    exposition::{Audience, Kind},
+};
 use crate::error::Refusal;
 
 /// Reasons for which handshakes fail.
@@ -56,21 +60,21 @@ impl TlsStats {
     }
 
     /// Reasons that have not occurred are left out.
-    pub(super) fn write(&self, text: &mut Text) {
+    pub(super) fn write(&self, out: &mut impl Audience) {
         let both = [Direction::Inbound, Direction::Outbound];
         let name = "pillion_tls_handshakes_total";
-        text.family(name, "counter", "Connections secured by TLS.");
+        out.family(name, Kind::Counter, "Connections secured by TLS.");
         for direction in both {
-            text.sample(name, &[("direction", direction.as_str())], self.count(direction));
+            out.sample(name, &[("direction", direction.as_str())], self.count(direction));
         }
         let name = "pillion_tls_handshake_failures_total";
-        text.family(name, "counter", "Connections that could not be secured, by why.");
+        out.family(name, Kind::Counter, "Connections that could not be secured, by why.");
         for direction in both {
             for refusal in Refusal::ALL {
                 let failures = self.failures(direction, refusal);
                 if failures > 0 {
                     let labels = [("direction", direction.as_str()), ("reason", refusal.label())];
-                    text.sample(name, &labels, failures);
+                    out.sample(name, &labels, failures);
                 }
             }
         }
@@ -79,7 +83,7 @@ impl TlsStats {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::exposition::Text, *};
 
     #[test]
     fn failures_are_told_apart_by_direction_and_reason() {

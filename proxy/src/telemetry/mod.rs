@@ -6,11 +6,15 @@
 
 pub mod access;
 pub mod access_log;
+pub mod control;
 pub mod counter;
+pub mod detection;
 mod exposition;
 pub mod handshakes;
+pub mod histogram;
 pub mod log;
 pub mod metrics;
+pub mod otlp;
 mod process;
 pub mod record;
 pub mod requests;
@@ -18,6 +22,7 @@ pub mod series;
 pub mod sinks;
 pub mod trace;
 pub mod upstreams;
+pub mod workers;
 
 pub use access_log::AccessLog;
 pub use metrics::Metrics;

@@ -78,6 +78,8 @@ pub struct Record {
     pub audit: Option<Box<str>>,
     /// Its place in its trace.
     pub trace: Option<SpanContext>,
+    /// Attributes its span takes from its head.
+    pub tags: Vec<(Arc<str>, HeaderValue)>,
     /// Every try, in order.
     pub attempts: Vec<Attempt>,
     /// What was decided about it, in order.
@@ -196,6 +198,7 @@ impl Default for Record {
             cause: None,
             audit: None,
             trace: None,
+            tags: Vec::new(),
             attempts: Vec::new(),
             events: Vec::new(),
             policy_revision: 0,
@@ -219,9 +222,11 @@ impl Record {
     pub fn clear(&mut self) {
         let (mut attempts, mut events) =
             (std::mem::take(&mut self.attempts), std::mem::take(&mut self.events));
+        let mut tags = std::mem::take(&mut self.tags);
         attempts.clear();
         events.clear();
-        *self = Self { attempts, events, ..Self::default() };
+        tags.clear();
+        *self = Self { attempts, events, tags, ..Self::default() };
     }
 
     /// A try begins, `began` after the request's head.

@@ -1,19 +1,22 @@
 //! Counters of requests and opaque connections, one set per source and destination, with Istio's names and labels.
 //!
-//! Recording a request is five additions. Which combination of status, flag and gRPC status it was is found in a
+//! Recording a request is seven additions. Which combination of status, flag and gRPC status it was is found in a
 //! fixed table by its packed number; combinations beyond the table or the series budget share one line whose
-//! `response_code` is `other`, so that no peer can make us grow.
+//! `response_code` is `other`, so that no peer can make us grow. A set takes memory and series with its first request, so
+//! what is known and not called costs nothing; when there is no room left its requests go to the overflow.
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use super::{
-    counter::{Counter, Histogram},
+    counter::Counter,
+    exposition::{Audience, Kind as Family},
+    histogram::{BYTES, Histogram, MILLISECONDS, TraceId},
     series::{Budget, Share},
 };
 use crate::error::Flag;
@@ -73,7 +76,7 @@ impl Labels {
     }
 
     /// Names and values as they are printed.
-    pub(super) fn pairs(&self) -> Vec<(&'static str, &str)> {
+    fn pairs(&self) -> Vec<(&'static str, &str)> {
         fn value(value: &str) -> &str {
             if value.is_empty() { "unknown" } else { value }
         }
@@ -114,12 +117,12 @@ pub struct Outcome {
 
 /// What tells one line of `istio_requests_total` from the next within a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Kind {
-    pub(super) status: u16,
-    pub(super) flag: Flag,
-    pub(super) grpc: bool,
-    pub(super) grpc_status: Option<u8>,
-    pub(super) secured: bool,
+struct Kind {
+    status: u16,
+    flag: Flag,
+    grpc: bool,
+    grpc_status: Option<u8>,
+    secured: bool,
 }
 
 /// Stands for "no gRPC status" in a packed number; the codes end at 16.
@@ -222,55 +225,139 @@ fn claim(slot: &Slot, packed: u64, share: Option<&Share>) -> Option<u64> {
 #[derive(Debug)]
 pub struct RequestStats {
     pub(super) labels: Labels,
+    room: Option<Room>,
+    figures: OnceLock<Arc<Figures>>,
+}
+
+/// Where a set finds room for its figures.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    pub(super) budget: Arc<Budget>,
+    /// What takes the requests of those who find none.
+    pub(super) overflow: Arc<RequestStats>,
+}
+
+#[derive(Debug)]
+struct Figures {
     table: Table,
-    pub(super) duration: Histogram,
-    pub(super) request_bytes: Counter,
-    pub(super) response_bytes: Counter,
+    duration: Histogram<15>,
+    request_bytes: Histogram<6>,
+    response_bytes: Histogram<6>,
     share: Option<Share>,
 }
 
 impl RequestStats {
-    /// Series a set has before the first request: the histogram, sum and count of both sizes, and the line of other outcomes.
-    const SERIES: usize = Histogram::SERIES + 2 * 2 + 1;
+    /// Series a set has with the first request beside its kinds: the histograms, and the line of other outcomes.
+    const SERIES: usize = Histogram::<15>::SERIES + 2 * Histogram::<6>::SERIES + 1;
+    /// The most it can have.
+    pub(super) const MOST: usize = Self::SERIES + SLOTS;
 
-    /// A set that pays from the budget; `None` when it cannot.
-    pub(super) fn within(budget: &Arc<Budget>, labels: Labels) -> Option<Self> {
-        let share = Share::take(budget, Self::SERIES)?;
-        Some(Self { share: Some(share), ..Self::free(labels) })
+    /// A set that pays with its first request.
+    pub(super) fn within(room: Room, labels: Labels) -> Self {
+        Self { labels, room: Some(room), figures: OnceLock::new() }
     }
 
     /// A set that no budget limits.
     pub(super) fn free(labels: Labels) -> Self {
-        Self {
-            labels,
-            table: Table::new(),
-            duration: Histogram::default(),
-            request_bytes: Counter::default(),
-            response_bytes: Counter::default(),
-            share: None,
+        Self { labels, room: None, figures: OnceLock::new() }
+    }
+
+    /// Takes the end of a request in, and the trace that tells of it, where one is recorded.
+    #[inline]
+    pub fn record(&self, outcome: &Outcome, trace: Option<TraceId>) {
+        let Outcome { status, flag, grpc, grpc_status, secured, .. } = *outcome;
+        let figures = self.figures.get_or_init(|| self.begin());
+        figures.table.record(Kind { status, flag, grpc, grpc_status, secured }, figures.share.as_ref());
+        figures.duration.record_traced(outcome.duration, trace);
+        figures.request_bytes.add(outcome.request_bytes, None);
+        figures.response_bytes.add(outcome.response_bytes, None);
+    }
+
+    /// Figures of its own, or the overflow's.
+    #[cold]
+    fn begin(&self) -> Arc<Figures> {
+        let Some(room) = &self.room else { return Arc::new(Figures::new(None)) };
+        match Share::take(&room.budget, Self::SERIES) {
+            Some(share) => Arc::new(Figures::new(Some(share))),
+            None => Arc::clone(room.overflow.figures.get_or_init(|| Arc::new(Figures::new(None)))),
         }
     }
 
-    /// Takes the end of a request in.
-    #[inline]
-    pub fn record(&self, outcome: &Outcome) {
-        let Outcome { status, flag, grpc, grpc_status, secured, .. } = *outcome;
-        self.table.record(Kind { status, flag, grpc, grpc_status, secured }, self.share.as_ref());
-        self.duration.record(outcome.duration);
-        self.request_bytes.add(outcome.request_bytes);
-        self.response_bytes.add(outcome.response_bytes);
+    /// Whether it has taken requests, and told them apart from others.
+    pub(super) fn is_told(&self) -> bool {
+        let own = self.figures.get();
+        own.is_some_and(|figures| self.room.is_none() || figures.share.is_some())
     }
 
     /// Counts by kind, and those that found no line of their own.
-    pub(super) fn read(&self) -> (Vec<(Kind, u64)>, u64) {
-        (self.table.read(), self.table.other.get())
+    fn read(&self) -> (Vec<(Kind, u64)>, u64) {
+        let read = |figures: &Arc<Figures>| (figures.table.read(), figures.table.other.get());
+        self.figures.get().map_or_else(Default::default, read)
+    }
+}
+
+impl Figures {
+    fn new(share: Option<Share>) -> Self {
+        Self {
+            table: Table::new(),
+            duration: Histogram::new(&MILLISECONDS),
+            request_bytes: Histogram::new(&BYTES),
+            response_bytes: Histogram::new(&BYTES),
+            share,
+        }
+    }
+}
+
+/// Writes the figures of all sets that have any.
+pub(super) fn write(out: &mut impl Audience, all: &[Arc<RequestStats>]) {
+    let told = all.iter().filter(|stats| stats.is_told());
+    let used: Vec<_> =
+        told.filter_map(|stats| Some((stats.labels.pairs(), stats.figures.get()?, stats))).collect();
+    let name = "istio_requests_total";
+    out.family(name, Family::Counter, "Requests by how they ended.");
+    for (pairs, _, stats) in &used {
+        let (kinds, other) = stats.read();
+        for (kind, count) in kinds {
+            let grpc_status = kind.grpc_status.map(|status| status.to_string()).unwrap_or_default();
+            let status = kind.status.to_string();
+            let of_kind = [
+                ("request_protocol", if kind.grpc { "grpc" } else { "http" }),
+                ("response_code", &*status),
+                ("grpc_response_status", &*grpc_status),
+                ("response_flags", kind.flag.as_str()),
+                ("connection_security_policy", if kind.secured { "mutual_tls" } else { "none" }),
+            ];
+            out.sample(name, &[pairs, &of_kind[..]].concat(), count);
+        }
+        if other > 0 {
+            out.sample(name, &[pairs, &[("response_code", "other")][..]].concat(), other);
+        }
+    }
+    let name = "istio_request_duration_milliseconds";
+    out.family(
+        name,
+        Family::Histogram,
+        "How long requests took, from their head to the end of the response.",
+    );
+    for (pairs, figures, _) in &used {
+        out.histogram(name, pairs, &figures.duration.read());
+    }
+    let name = "istio_request_bytes";
+    out.family(name, Family::Histogram, "Size of request bodies.");
+    for (pairs, figures, _) in &used {
+        out.histogram(name, pairs, &figures.request_bytes.read());
+    }
+    let name = "istio_response_bytes";
+    out.family(name, Family::Histogram, "Size of response bodies.");
+    for (pairs, figures, _) in &used {
+        out.histogram(name, pairs, &figures.response_bytes.read());
     }
 }
 
 /// The figures of the opaque connections between one source and one destination.
 #[derive(Debug)]
 pub struct TcpStats {
-    pub(super) labels: Labels,
+    labels: Labels,
     /// Bytes sent to the client, as Istio counts them: responses.
     pub sent: Counter,
     /// Bytes received from the client: requests.
@@ -283,7 +370,7 @@ pub struct TcpStats {
 }
 
 impl TcpStats {
-    const SERIES: usize = 4;
+    pub(super) const SERIES: usize = 4;
 
     pub(super) fn within(budget: &Arc<Budget>, labels: Labels) -> Option<Self> {
         let share = Share::take(budget, Self::SERIES)?;
@@ -302,68 +389,24 @@ impl TcpStats {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OUTCOME: Outcome = Outcome {
-        status: 200,
-        flag: Flag::None,
-        grpc: false,
-        grpc_status: None,
-        secured: false,
-        duration: Duration::from_millis(3),
-        request_bytes: 10,
-        response_bytes: 20,
-    };
-
-    #[test]
-    fn kinds_survive_packing() {
-        for status in [0, 200, 503, u16::MAX] {
-            for flag in Flag::ALL {
-                for (grpc, grpc_status) in [(false, None), (true, None), (true, Some(0)), (true, Some(14))] {
-                    let kind = Kind { status, flag, grpc, grpc_status, secured: grpc_status.is_some() };
-                    assert_ne!(kind.pack(), 0);
-                    assert_eq!(Kind::unpack(kind.pack()), kind);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn outcomes_are_counted_by_kind_from_all_threads() {
-        let stats = RequestStats::free(Labels::default());
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for n in 0..3000 {
-                        stats.record(&Outcome { status: 200 + n % 3, ..OUTCOME });
-                    }
-                });
-            }
-        });
-        let (mut kinds, other) = stats.read();
-        kinds.sort_by_key(|(kind, _)| kind.status);
-        let counts: Vec<_> = kinds.iter().map(|(kind, count)| (kind.status, *count)).collect();
-        assert_eq!(counts, [(200, 4000), (201, 4000), (202, 4000)]);
-        assert_eq!(other, 0);
-        assert_eq!(stats.duration.read().count, 12_000);
-        assert_eq!((stats.request_bytes.get(), stats.response_bytes.get()), (120_000, 240_000));
-    }
-
-    #[test]
-    fn more_kinds_than_slots_or_budget_share_a_line() {
-        let unlimited = RequestStats::free(Labels::default());
-        let tight = Budget::new(RequestStats::SERIES + 10);
-        let tight = RequestStats::within(&tight, Labels::default()).unwrap();
-        for status in 0..1000 {
-            unlimited.record(&Outcome { status, ..OUTCOME });
-            tight.record(&Outcome { status, ..OUTCOME });
-        }
-        for (stats, lines) in [(unlimited, SLOTS), (tight, 10)] {
-            let (kinds, other) = stats.read();
-            assert_eq!(kinds.len(), lines);
-            assert_eq!(other, 1000 - lines as u64);
+/// Writes the figures of all sets that have had connections.
+pub(super) fn write_tcp(out: &mut impl Audience, all: &[Arc<TcpStats>]) {
+    let used: Vec<_> = all.iter().filter(|stats| stats.opened.get() > 0).collect();
+    type Column = (&'static str, &'static str, fn(&TcpStats) -> &Counter);
+    let columns: [Column; 4] = [
+        ("istio_tcp_sent_bytes_total", "Bytes sent to clients.", |stats| &stats.sent),
+        ("istio_tcp_received_bytes_total", "Bytes received from clients.", |stats| &stats.received),
+        ("istio_tcp_connections_opened_total", "Opaque connections opened.", |stats| &stats.opened),
+        ("istio_tcp_connections_closed_total", "Opaque connections closed.", |stats| &stats.closed),
+    ];
+    for (name, help, read) in columns {
+        out.family(name, Family::Counter, help);
+        for stats in &used {
+            let labels = [&stats.labels.pairs(), &[("request_protocol", "tcp")][..]].concat();
+            out.sample(name, &labels, read(stats).get());
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

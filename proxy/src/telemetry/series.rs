@@ -77,8 +77,8 @@ pub struct Sets<K, V> {
 
 impl<K: Clone + Eq + Hash, V> Sets<K, V> {
     /// No sets yet; `overflow` takes what finds no room.
-    pub fn new(overflow: V) -> Self {
-        Self { known: FxHashMap::default(), overflow: Arc::new(overflow) }
+    pub fn new(overflow: Arc<V>) -> Self {
+        Self { known: FxHashMap::default(), overflow }
     }
 
     /// The set with those labels, made if there is none. `make` answers `None` when there is no room.
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn sets_live_and_die_with_their_users() {
         let budget = Budget::new(10);
-        let mut sets = Sets::new(None);
+        let mut sets = Sets::new(Arc::new(None));
         let a = sets.get(&"a", || Share::take(&budget, 6).map(Some));
         let again = sets.get(&"a", || Share::take(&budget, 6).map(Some));
         assert!(Arc::ptr_eq(&a, &again));

@@ -5,30 +5,36 @@
 
 use std::sync::Arc;
 
-use super::{access_log::AccessLog, record::Record};
+use super::{access_log::AccessLog, record::Record, trace::Tracer};
 
 /// Everybody who is told; clones tell the same.
 #[derive(Debug, Clone)]
 pub struct Sinks {
     /// The access log.
     pub access_log: AccessLog,
+    /// What makes spans.
+    pub tracer: Tracer,
 }
 
 impl Sinks {
     /// Nobody.
     pub fn none() -> Self {
-        Self { access_log: AccessLog::disabled() }
+        Self { access_log: AccessLog::disabled(), tracer: Tracer::none() }
     }
 
     /// Tells of a finished request. What is left of the record can be used again.
     pub fn take(&self, record: &mut Record) {
         let logged = self.access_log.wants(record);
-        if !logged {
+        let traced = self.tracer.wants(record);
+        if !(logged || traced) {
             return;
         }
         let record = Arc::new(std::mem::take(record));
         if logged {
             self.access_log.push(Arc::clone(&record));
+        }
+        if traced {
+            self.tracer.push(Arc::clone(&record));
         }
     }
 }

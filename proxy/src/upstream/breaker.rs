@@ -211,6 +211,7 @@ impl Breaker {
             gauges.breaker_state.fetch_add((*to as u64).wrapping_sub(*from as u64), Relaxed);
             gauges.breaker_opened.fetch_add(*opened, Relaxed);
             gauges.breaker_closed.fetch_add(*closed, Relaxed);
+            gauges.breaker_half_opened.fetch_add(u64::from(*to == State::HalfOpen), Relaxed);
         }
         let breaker = &self.name;
         match (to, reason) {

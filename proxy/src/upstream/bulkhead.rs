@@ -97,7 +97,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.waiting.fetch_sub(1, Relaxed);
         self.gauges.queued_active.fetch_sub(1, Relaxed);
-        let waited = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.gauges.queue_wait_ms.fetch_add(waited, Relaxed);
+        let waited = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.gauges.queue_wait_us.fetch_add(waited, Relaxed);
     }
 }

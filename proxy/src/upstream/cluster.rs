@@ -98,7 +98,10 @@ pub struct InFlight {
 
 /// A request waiting for a connection.
 #[derive(Debug)]
-pub struct Pending(Arc<State>);
+pub struct Pending {
+    state: Arc<State>,
+    since: Instant,
+}
 
 /// An open connection, or one being opened.
 #[derive(Debug)]
@@ -298,7 +301,8 @@ impl Upstream {
     pub(super) fn wait_in_line(&self) -> Result<Pending, ProxyError> {
         let gauges = &self.state.gauges;
         if take(&self.state.waiting, &gauges.pending_active, self.cluster.pool.max_pending) {
-            return Ok(Pending(Arc::clone(&self.state)));
+            gauges.pending.fetch_add(1, Ordering::Relaxed);
+            return Ok(Pending { state: Arc::clone(&self.state), since: Instant::now() });
         }
         gauges.pending_overflow.fetch_add(1, Ordering::Relaxed);
         Err(self.overflow(Limit::MaxPendingRequests))
@@ -433,7 +437,10 @@ impl Drop for InFlight {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        give_back(&self.0.waiting, &self.0.gauges.pending_active);
+        let gauges = &self.state.gauges;
+        give_back(&self.state.waiting, &gauges.pending_active);
+        let waited = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        gauges.pending_wait_us.fetch_add(waited, Ordering::Relaxed);
     }
 }
 

@@ -157,6 +157,7 @@ impl Outliers {
         match bench.detector.eject(live.id(), cause, now) {
             Ruling::Moot => {}
             Ruling::Overflow => {
+                self.gauges.ejections_detected.fetch_add(1, Ordering::Relaxed);
                 self.gauges.ejections_overflow.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(
                     cluster = &*self.cluster, endpoint = %live.address(), why = %cause,
@@ -165,6 +166,7 @@ impl Outliers {
             }
             Ruling::Ejected(until) => {
                 live.eject(until, now);
+                self.gauges.ejections_detected.fetch_add(1, Ordering::Relaxed);
                 self.gauges.ejections_active.fetch_add(1, Ordering::Relaxed);
                 self.gauges.ejections_enforced.fetch_add(1, Ordering::Relaxed);
                 let period = until.saturating_duration_since(now);

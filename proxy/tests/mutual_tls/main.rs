@@ -15,7 +15,12 @@ use pillion_policy::{
     cluster::{ClusterTls, Origination, Protocol},
     endpoint::Endpoint,
 };
-use pillion_proxy::{error::Refusal, telemetry::access_log::Direction, tls::credentials::Wallet};
+use pillion_proxy::{
+    error::Refusal,
+    rt::drain::Drain,
+    telemetry::{access_log::Direction, metrics::Format},
+    tls::credentials::Wallet,
+};
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -86,7 +91,7 @@ fn requests_arrive_as_they_were_sent_and_say_who_sent_them() {
         );
         assert_eq!((handshakes(&caller), handshakes(&callee)), (1, 1));
         for sidecar in [&caller, &callee] {
-            let figures = sidecar.metrics.render(&pillion_proxy::rt::drain::Drain::new());
+            let figures = sidecar.metrics.render(&Drain::new(), Format::Classic);
             assert!(figures.contains("connection_security_policy=\"mutual_tls\"} 1"), "{figures}");
         }
     });

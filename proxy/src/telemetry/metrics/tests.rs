@@ -1,7 +1,10 @@
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::*;
-use crate::{error::Flag, telemetry::requests::Outcome};
+use crate::{
+    error::{Flag, Refusal},
+    telemetry::{record::Direction, requests::Outcome},
+};
 
 const OUTCOME: Outcome = Outcome {
     status: 200,
@@ -46,10 +49,10 @@ fn requests_are_told_as_istio_tells_them() {
     let metrics = Metrics::new();
     let stats = metrics.request_stats(&labels("a.shop"));
     assert!(Arc::ptr_eq(&stats, &metrics.request_stats(&labels("a.shop"))));
-    stats.record(&OUTCOME);
+    stats.record(&OUTCOME, None);
     let failed = Outcome { grpc: true, grpc_status: Some(14), flag: Flag::Uf, ..OUTCOME };
-    stats.record(&Outcome { secured: true, ..failed });
-    let text = metrics.render(&Drain::new());
+    stats.record(&Outcome { secured: true, ..failed }, None);
+    let text = metrics.render(&Drain::new(), Format::Classic);
     let common = "reporter=\"source\",source_workload=\"web\",source_workload_namespace=\"unknown\",\
                   destination_workload=\"unknown\",destination_workload_namespace=\"unknown\",\
                   destination_service=\"a.shop\",destination_service_name=\"unknown\",\
@@ -75,7 +78,24 @@ fn requests_are_told_as_istio_tells_them() {
         assert!(samples.contains(&&*expected), "{expected} is not in\n{text}");
     }
     drop(stats);
-    assert!(!metrics.render(&Drain::new()).contains("a.shop"), "series die with their cluster");
+    assert!(
+        !metrics.render(&Drain::new(), Format::Classic).contains("a.shop"),
+        "series die with their cluster"
+    );
+}
+
+#[test]
+fn a_trace_stands_for_its_bucket_where_the_scraper_takes_that() {
+    let metrics = Metrics::new();
+    let stats = metrics.request_stats(&labels("a.shop"));
+    stats.record(&OUTCOME, Some([0xab; 16]));
+    let trace = format!("# {{trace_id=\"{}\"}} 3 ", "ab".repeat(16));
+    let open = metrics.render(&Drain::new(), Format::OpenMetrics);
+    let told: Vec<_> = open.lines().filter(|line| line.contains(&trace)).collect();
+    assert_eq!(told.len(), 1, "{open}");
+    assert!(told[0].contains("istio_request_duration_milliseconds_bucket") && told[0].contains("le=\"5.0\""));
+    assert!(open.contains("# TYPE istio_requests counter\n") && open.contains("\nistio_requests_total{"));
+    assert!(!metrics.render(&Drain::new(), Format::Classic).contains(&trace));
 }
 
 #[test]
@@ -92,7 +112,7 @@ fn connections_clusters_and_the_process_are_told() {
     metrics.proxy.downstream_connections.inc();
     let drain = Drain::new();
     drain.begin();
-    let text = metrics.render(&drain);
+    let text = metrics.render(&drain, Format::Classic);
     let samples = samples(&text);
     for expected in [
         "pillion_upstream_connections_active{cluster=\"db.shop:5432\"} 1",
@@ -112,6 +132,13 @@ fn connections_clusters_and_the_process_are_told() {
 #[test]
 fn nothing_makes_more_series_than_the_limit() {
     let metrics = Metrics::new();
+    for refusal in Refusal::ALL {
+        metrics.tls.failed(Direction::Inbound, refusal);
+        metrics.tls.failed(Direction::Outbound, refusal);
+    }
+    for _ in 0..100 {
+        metrics.worker();
+    }
     let mut kept = Vec::new();
     for n in 0..300 {
         let service = format!("s{n}.shop");
@@ -119,20 +146,21 @@ fn nothing_makes_more_series_than_the_limit() {
         let (requests, tcp) =
             (metrics.request_stats(&labels(&service)), metrics.tcp_stats(&labels(&service)));
         for status in 100..300 {
-            requests.record(&Outcome { status, ..OUTCOME });
+            requests.record(&Outcome { status, ..OUTCOME }, None);
         }
         tcp.opened.inc();
         kept.push((cluster, requests, tcp));
     }
-    let text = metrics.render(&Drain::new());
+    let text = metrics.render(&Drain::new(), Format::Classic);
     let samples = samples(&text);
     assert!(samples.len() <= MAX_SERIES, "{} series", samples.len());
     assert!(text.contains("destination_service=\"overflow\""));
-    for status in 0..100 {
-        metrics.unmatched().record(&Outcome { status, ..OUTCOME });
+    for status in 0..1000 {
+        metrics.unmatched().record(&Outcome { status, ..OUTCOME }, None);
     }
     assert!(
-        metrics.render(&Drain::new()).lines().filter(|line| !line.starts_with('#')).count() <= MAX_SERIES
+        metrics.render(&Drain::new(), Format::Classic).lines().filter(|line| !line.starts_with('#')).count()
+            <= MAX_SERIES
     );
     let counted: u64 = samples
         .iter()

@@ -24,8 +24,10 @@ fn gauges() -> Arc<ClusterGauges> {
 
 /// Queued now, queued ever, milliseconds waited, refused.
 fn figures(gauges: &ClusterGauges) -> [u64; 4] {
-    [&gauges.queued_active, &gauges.queued, &gauges.queue_wait_ms, &gauges.bulkhead_rejected]
-        .map(|figure| figure.load(Relaxed))
+    let [active, queued, waited_us, rejected] =
+        [&gauges.queued_active, &gauges.queued, &gauges.queue_wait_us, &gauges.bulkhead_rejected]
+            .map(|figure| figure.load(Relaxed));
+    [active, queued, waited_us / 1000, rejected]
 }
 
 #[tokio::test(start_paused = true)]
