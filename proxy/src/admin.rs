@@ -1,15 +1,16 @@
-//! The pages for operators and probes: health, metrics, dumps, drain, log level.
+//! The pages for operators and probes: health, metrics, dumps, what is remembered of requests, drain, log level.
 //!
 //! They are served on the control thread, so that a scrape never delays a request, to a bounded number of
-//! connections, and without a word about traffic in them: the address should be reachable by the pod itself only.
-//! What the pages say comes from an [`AdminSource`]; only reading is done by `GET`, whatever changes something needs a
+//! connections, and of traffic without a word that the access log would not say: the address should be reachable by the
+//! pod itself only. What the pages say comes from an [`AdminSource`]; only reading is done by `GET`, whatever changes something needs a
 //! `POST`.
+
+mod explain;
 
 use std::{convert::Infallible, future::Future, io, net, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioTimer;
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
@@ -17,8 +18,10 @@ use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 use crate::{
     net::{rewind::Io, socket},
     rt::{drain::Drain, task},
-    telemetry::{Metrics, log::LogControl, metrics::Format},
+    telemetry::{Journal, Metrics, log::LogControl, metrics::Format},
 };
+
+use self::explain::PageBody;
 
 /// Connections served at the same time.
 const CONNECTIONS: usize = 64;
@@ -35,6 +38,9 @@ GET  /config_dump         the configuration in force
 GET  /endpoints           the clusters and their endpoints, with their health and why
 GET  /certs               who this proxy is: its certificate, whom it believes, how renewal goes
 GET  /breakers            the circuit breakers, their state and why
+GET  /explain             why requests have failed of late, and the newest stories kept
+GET  /explain/ID          the story of a request, by its x-request-id or its trace
+GET  /tap?to=&status=5xx  requests as they come, as JSON lines; also from, flag, path, method, limit, for=SECONDS
 GET  /log_level           the filter of the log
 POST /log_level?level=L   another filter, as in debug or info,pillion_proxy=trace
 POST /drain               ask peers to leave; connections are still accepted
@@ -61,6 +67,8 @@ pub struct Admin<S> {
     pub source: S,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// What is remembered of requests.
+    pub journal: Journal,
     /// The drain that `/drain` begins.
     pub drain: Drain,
     /// The filter of the log, where it can be changed.
@@ -101,7 +109,7 @@ pub async fn serve<S: AdminSource>(
     }
 }
 
-type Page = Response<Full<Bytes>>;
+type Page = Response<PageBody>;
 
 impl<S: AdminSource> Admin<S> {
     async fn answer<B>(&self, request: &Request<B>) -> Page {
@@ -117,6 +125,8 @@ impl<S: AdminSource> Admin<S> {
             "/endpoints" if read => json(&self.source.endpoints().await),
             "/breakers" if read => json(&self.source.breakers().await),
             "/certs" if read => json(&self.source.certs()),
+            "/explain" if read => explain::overview(&self.journal),
+            "/tap" if read => explain::tap(&self.journal, uri.query()),
             "/log_level" if read || write => self.log_level(uri.query(), write),
             "/drain" if write => {
                 self.drain.begin();
@@ -125,8 +135,12 @@ impl<S: AdminSource> Admin<S> {
             "/drain" => not_allowed("POST"),
             "/log_level" => not_allowed("GET, HEAD, POST"),
             "/" | "/help" | "/live" | "/ready" | "/metrics" | "/config_dump" | "/endpoints" | "/breakers"
-            | "/certs" => not_allowed("GET, HEAD"),
-            path => text(StatusCode::NOT_FOUND, format!("there is no page {path}; there are:\n{HELP}")),
+            | "/certs" | "/explain" | "/tap" => not_allowed("GET, HEAD"),
+            path => match path.strip_prefix("/explain/").filter(|id| !id.is_empty()) {
+                Some(id) if read => explain::request(&self.journal, id),
+                Some(_) => not_allowed("GET, HEAD"),
+                None => text(StatusCode::NOT_FOUND, format!("there is no page {path}; there are:\n{HELP}")),
+            },
         }
     }
 
@@ -171,7 +185,7 @@ impl<S: AdminSource> Admin<S> {
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Page {
-    let mut page = Response::new(Full::new(body.into()));
+    let mut page = Page::new(PageBody::from(body.into()));
     *page.status_mut() = status;
     page.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     page

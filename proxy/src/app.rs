@@ -41,7 +41,10 @@ use crate::{
         rng::Seed,
         task::{self, Failures, Supervisor},
     },
-    telemetry::{AccessLog, Metrics, Sinks, access_log::Closer, log, otlp, trace},
+    telemetry::{
+        AccessLog, Journal, Metrics, Sinks, access_log, log, otlp,
+        trace::{self, Tracer},
+    },
     tls::credentials::Wallet,
     upstream::pool::{Connector, Pools},
     view::Views,
@@ -101,14 +104,6 @@ pub fn run(config: Config) -> Result<()> {
         runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(async {
         let metrics = Metrics::new();
-        let (access_log, closer) = match &config.access_log {
-            None => (AccessLog::disabled(), None),
-            Some(target) => {
-                let opened = AccessLog::open(target, config.access_log_format, Arc::clone(&metrics));
-                let (access_log, closer) = opened.context("cannot open the access log (--access-log)")?;
-                (access_log, Some(closer))
-            }
-        };
         let (demands, demanded) = Demands::new();
         let seed = Seed::new(config.seed);
         let (wants, wanted) = watch::channel(otlp::Wanted::default());
@@ -116,7 +111,8 @@ pub fn run(config: Config) -> Result<()> {
         let place = otlp::resource::Place::of_process(config.workload_name(), config.pod_ip);
         let (tracer, spans, flusher) =
             trace::export::new(&place, &environment, wanted, &metrics, seed.generator(usize::MAX - 1));
-        let shared = Shared::new(&config, demands, (Sinks { access_log, tracer }, metrics), seed);
+        let sinks = sinks(&config, tracer, &metrics)?;
+        let shared = Shared::new(&config, demands, (sinks, metrics), seed);
         let (queries, asked) = mpsc::channel(QUERIES);
         let access = access(&config, &shared)?;
         let client = client(&config, &shared, access.clone(), demanded, asked)?;
@@ -127,6 +123,7 @@ pub fn run(config: Config) -> Result<()> {
         let pages = Arc::new(Admin {
             source: facts,
             metrics: Arc::clone(&shared.metrics),
+            journal: shared.sinks.journal.clone(),
             drain: shared.drain.clone(),
             log: Some(log),
         });
@@ -140,19 +137,33 @@ pub fn run(config: Config) -> Result<()> {
         let keys = jwks::run(Arc::clone(&shared.views), Arc::clone(&shared.metrics));
         supervisor.spawn_critical("keys", keys.map(|never| -> Result<(), Infallible> { match never {} }));
         supervisor.spawn_critical("control", client);
-        let following = telemetry::follow(Arc::clone(&shared.views), wants);
-        supervisor.spawn_critical("telemetry", following.map(|never| -> Result<(), Infallible> { match never {} }));
-        supervisor.spawn_critical("spans", spans.run().map(|never| -> Result<(), Infallible> { match never {} }));
+        let following = telemetry::follow(Arc::clone(&shared.views), wants, shared.sinks.access_log.clone());
+        supervisor
+            .spawn_critical("telemetry", following.map(|never| -> Result<(), Infallible> { match never {} }));
+        supervisor
+            .spawn_critical("spans", spans.run().map(|never| -> Result<(), Infallible> { match never {} }));
         if let Some(keeper) = keeper {
             supervisor.spawn_critical::<Infallible>("identity", async { match keeper.run().await {} });
         }
         until_stopped(&shared.drain, failures, config.drain_timeout).await?;
         flusher.flush(LAST_LINES).await;
-        if let Some(closer) = closer {
-            Closer::close(closer, LAST_LINES);
-        }
+        shared.sinks.access_log.close(LAST_LINES);
         Ok(())
     })
+}
+
+/// Who is told of finished requests.
+fn sinks(config: &Config, tracer: Tracer, metrics: &Arc<Metrics>) -> Result<Sinks> {
+    let logged = access_log::Settings {
+        target: config.access_log.clone(),
+        format: config.access_log_format.clone(),
+        filter: config.access_log_filter.clone(),
+    };
+    let access_log = AccessLog::new(logged, Arc::clone(metrics));
+    let access_log = access_log.context("cannot open the access log (--access-log)")?;
+    let workload = config.workload_name().to_string();
+    let journal = Journal::start(&workload, config.explain_slow, Arc::clone(metrics));
+    Ok(Sinks { access_log, journal: journal.context("cannot start the journal")?, tracer })
 }
 
 /// Has a crash leave nothing behind that the key could be read from, and others not look into the process.

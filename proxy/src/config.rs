@@ -3,6 +3,8 @@
 //! What stands in a [`Config`] is checked and typed; nothing is parsed later. Durations are written as `250ms`, `5s`
 //! or `1m30s`. What else can be set is policy and comes from the control plane.
 
+mod access_log;
+
 use std::{
     ffi::OsString,
     fs,
@@ -20,7 +22,10 @@ use pillion_policy::{
     identity::{Identity, TrustDomain},
     mesh::OutboundMode,
     name::{Label, WorkloadName},
+    telemetry::LogFilter,
 };
+
+pub use self::access_log::{AccessLogFormat, AccessLogTarget, Field, Operator, Part, Piece, Template};
 
 /// Workers beyond this gain little beside an application that needs the processors itself.
 const MOST_DEFAULT_WORKERS: usize = 2;
@@ -89,9 +94,18 @@ pub struct Config {
     #[arg(long, env = "PILLION_ACCESS_LOG", value_name = "PATH|-")]
     pub access_log: Option<AccessLogTarget>,
 
-    /// Form of the access log
+    /// Form of the access log: text, json, or a template in Envoy's operators, as in "%START_TIME% %RESPONSE_CODE%"
     #[arg(long, env = "PILLION_ACCESS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub access_log_format: AccessLogFormat,
+
+    /// Which requests are logged while no policy says so: any of errors, slower-than=TIME, sample=PERCENT%, joined by
+    /// commas [default: all]
+    #[arg(long, env = "PILLION_ACCESS_LOG_FILTER", value_name = "CONDITIONS", value_parser = access_log::filter)]
+    pub access_log_filter: Option<LogFilter>,
+
+    /// From what time on a request is slow, so that its story is kept for /explain
+    #[arg(long, env = "PILLION_EXPLAIN_SLOW", value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub explain_slow: Duration,
 
     /// Where the configuration is kept, to restart without the control plane
     #[arg(long, env = "PILLION_SNAPSHOT_FILE", value_name = "PATH")]
@@ -196,24 +210,6 @@ pub enum Source {
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen(pub Option<SocketAddr>);
-
-/// Where the access log goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLogTarget {
-    /// Standard output.
-    Stdout,
-    /// The end of a file.
-    File(PathBuf),
-}
-
-/// The form of access log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum AccessLogFormat {
-    /// Envoy's first fields, then `name=value`.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Outbound {
@@ -364,18 +360,6 @@ impl FromStr for Listen {
         match text {
             "off" => Ok(Self(None)),
             _ => text.parse().map(|addr| Self(Some(addr))).map_err(|_| "write IP:PORT, or off".to_owned()),
-        }
-    }
-}
-
-impl FromStr for AccessLogTarget {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "" => Err("give a path, or - for standard output".to_owned()),
-            "-" => Ok(Self::Stdout),
-            path => Ok(Self::File(path.into())),
         }
     }
 }

@@ -131,11 +131,7 @@ async fn handle(outbound: Rc<Outbound>, mut request: Request<Incoming>) -> Respo
 impl Outbound {
     /// Finds out where a request belongs: by the host it names, then by the address it was meant for; and how long that
     /// took, if it was `held` meanwhile.
-    async fn resolve(
-        &self,
-        exchange: &Exchange,
-        held: &mut Option<Duration>,
-    ) -> Result<Target, ProxyError> {
+    async fn resolve(&self, exchange: &Exchange, held: &mut Option<Duration>) -> Result<Target, ProxyError> {
         let original = self.downstream.original;
         let mut absent = match exchange.asked() {
             Some(asked) => {

@@ -122,6 +122,7 @@ pub struct Usage(AtomicU64);
 #[derive(Debug)]
 pub struct Views {
     current: ArcSwap<View>,
+    revision: AtomicU64,
     news: watch::Sender<u64>,
     start: Instant,
 }
@@ -285,7 +286,7 @@ impl Usage {
 impl Views {
     /// An empty view, published at `start`.
     pub fn new(start: Instant) -> Self {
-        Self { current: ArcSwap::default(), news: watch::Sender::new(0), start }
+        Self { current: ArcSwap::default(), revision: AtomicU64::new(0), news: watch::Sender::new(0), start }
     }
 
     /// The view of the moment. Not to be kept across an await.
@@ -293,10 +294,16 @@ impl Views {
         self.current.load()
     }
 
+    /// The revision of the view of the moment.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
     /// Swaps in the next view and wakes whoever waits for one.
     pub fn publish(&self, view: View) {
         let revision = view.revision;
         self.current.store(Arc::new(view));
+        self.revision.store(revision, Ordering::Relaxed);
         self.news.send_replace(revision);
     }
 

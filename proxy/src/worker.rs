@@ -181,6 +181,11 @@ impl Worker {
         throw(&mut self.rng.borrow_mut())
     }
 
+    /// A number uniform in 0..1,000,000, by which samples are drawn.
+    pub fn roll(&self) -> u32 {
+        self.with_rng(|rng| rng.u32(..1_000_000))
+    }
+
     /// An id for a request that has none.
     pub fn request_id(&self) -> HeaderValue {
         self.mint(&self.with_rng(rng::uuid_v4))
@@ -199,7 +204,9 @@ impl Worker {
 
     /// A record for a request that has just come.
     pub fn record(&self) -> Box<Record> {
-        self.records.borrow_mut().pop().unwrap_or_default()
+        let mut record = self.records.borrow_mut().pop().unwrap_or_default();
+        record.dice = self.roll();
+        record
     }
 
     /// Takes a record back whose story has been told.

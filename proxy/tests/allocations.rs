@@ -8,7 +8,7 @@
 
 use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use http::Request;
+use http::{HeaderMap, HeaderValue, Request};
 use hyper::{body::Incoming, client::conn::http1::SendRequest, service::service_fn};
 use hyper_util::rt::TokioIo;
 use pillion_policy::{
@@ -24,7 +24,7 @@ use pillion_proxy::{
     control::state::Control,
     outbound,
     rt::drain::Drain,
-    telemetry::{Metrics, Sinks},
+    telemetry::{Metrics, Sinks, otlp, trace},
     upstream::pool::{Connector, Pools},
     view::Views,
     worker::{Demands, Settings, Worker},
@@ -34,8 +34,8 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     runtime::LocalRuntime,
-    sync::Notify,
-    task::spawn_local,
+    sync::{Notify, watch},
+    task::{spawn_local, yield_now},
     time::Instant,
 };
 
@@ -62,10 +62,16 @@ const ANSWER: &[u8] =
 fn a_forwarded_request_allocates_little() {
     let runtime = LocalRuntime::new().unwrap();
     let library = median(&runtime, runtime.block_on(relayed()));
-    let proxy = median(&runtime, runtime.block_on(proxied()));
-    println!("allocations of a request: {proxy} through the proxy, {library} of them the HTTP library's");
     assert!(library > 0, "nothing is counted");
-    assert!(proxy <= library + OURS, "{proxy} allocations, {library} of them the library's");
+    for (what, sinks) in
+        [("plain", Sinks::none()), ("in a trace that is not recorded", runtime.block_on(traced()))]
+    {
+        let proxy = median(&runtime, runtime.block_on(proxied(sinks)));
+        println!(
+            "allocations of a request, {what}: {proxy} through the proxy, {library} of them the HTTP library's"
+        );
+        assert!(proxy <= library + OURS, "{what}: {proxy} allocations, {library} of them the library's");
+    }
 }
 
 /// The allocations of the middle one of many requests.
@@ -135,8 +141,28 @@ async fn relayed() -> TcpStream {
     client
 }
 
+/// A tracer that takes part in every trace and records none.
+async fn traced() -> Sinks {
+    let variables =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"), ("OTEL_TRACES_SAMPLER", "always_off")];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let environment = Arc::new(otlp::settings::Environment::of(variables));
+    let place = otlp::resource::Place::of_process("default/caller".parse().unwrap(), None);
+    // Nothing is wanted anew: the exporter keeps to what it is told first.
+    let (_, wanted) = watch::channel(otlp::Wanted::default());
+    let rng = fastrand::Rng::with_seed(2);
+    let (tracer, exporter, _) = trace::export::new(&place, &environment, wanted, &Metrics::default(), rng);
+    spawn_local(exporter.run());
+    yield_now().await;
+    let mut headers = HeaderMap::new();
+    let mint = |text: &[u8]| HeaderValue::from_bytes(text).unwrap();
+    let context = tracer.enter(&mut headers, &mut fastrand::Rng::with_seed(3), mint);
+    assert!(context.is_some_and(|context| context.is_own() && !context.sampled), "it takes no part");
+    Sinks { tracer, ..Sinks::none() }
+}
+
 /// A connection through the outbound face of a worker with one service of one endpoint.
-async fn proxied() -> TcpStream {
+async fn proxied(sinks: Sinks) -> TcpStream {
     let views = Arc::new(Views::new(Instant::now()));
     let metrics = Metrics::new();
     let node = Node::new("default/caller".parse().unwrap());
@@ -161,7 +187,7 @@ async fn proxied() -> TcpStream {
         Pools::new(connector),
         Arc::new(settings),
         Demands::new().0,
-        (Drain::new(), Sinks::none(), metrics, Arc::default()),
+        (Drain::new(), sinks, metrics, Arc::default()),
         fastrand::Rng::with_seed(1),
     );
     let (client, server, peer) = pair().await;

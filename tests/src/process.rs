@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::eventually;
 use crate::task::{self, Task};
 
 const KEPT_LINES: usize = 300;
@@ -132,9 +133,20 @@ impl Process {
         self.signal(Signal::ABORT)
     }
 
-    /// Stops the process where it is, as if the machine had no time for it.
-    pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+    /// Stops the process where it is, as if the machine had no time for it; once this returns, none of its threads runs.
+    pub async fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually(&format!("{} stands still", self.name), || async {
+            for task in std::fs::read_dir(&tasks)? {
+                let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+                // The state follows the name, which stands in brackets (proc_pid_stat(5)).
+                let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+                ensure!(state.starts_with('T'), "a thread is still in state {state:.1}");
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Lets a frozen process go on.

@@ -13,14 +13,23 @@ struct Logged {
 }
 
 async fn mesh(format: &str) -> Result<Logged> {
+    logged(&["--access-log-format", format], |_| Ok(())).await
+}
+
+/// A sidecar with a log under these flags, beside the caller of a service under a policy.
+async fn logged(flags: &[&str], policy: impl FnOnce(&Policy) -> Result<()>) -> Result<Logged> {
     let mut mesh = Mesh::new()?;
     let app = mesh.serve("app", "v1").await?;
+    policy(&mesh.policy)?;
     mesh.policy.service("empty")?;
     mesh.start().await?;
     let disk = Policy::new()?;
     let path = disk.path().join("access.log").display().to_string();
-    let sidecar =
-        mesh.sidecar("caller")?.arg("--access-log", &path).arg("--access-log-format", format).start().await?;
+    let mut sidecar = mesh.sidecar("caller")?.arg("--access-log", &path);
+    for flag in flags.chunks(2) {
+        sidecar = sidecar.arg(flag[0], flag[1]);
+    }
+    let sidecar = sidecar.start().await?;
     let client = sidecar.app();
     Ok(Logged { _mesh: mesh, _app: app, _sidecar: sidecar, client, disk })
 }
@@ -121,4 +130,107 @@ async fn a_full_disk_stops_nothing() -> Result<()> {
     let client = sidecar.app();
     let report = pillion_tests::burst(200, 8, || client.get("http://app/").send()).await;
     report.expect_no_failure()
+}
+
+/// The line of a request in JSON.
+fn line_of(lines: &[String], id: &str) -> Result<Value> {
+    let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut of_id = lines.filter(|line| line["request_id"] == id);
+    of_id.next().with_context(|| format!("no line of {id}"))
+}
+
+#[tokio::test]
+async fn waits_are_told_where_there_are_any() -> Result<()> {
+    let limits = "trafficPolicy: {connectionPool: {tcp: {maxConnections: 1}}}";
+    let logged = logged(&["--access-log-format", "json"], |policy| policy.destination("app", limits)).await?;
+    let get = |url: &'static str, id: &'static str| {
+        let call = logged.client.get(url).header("x-request-id", id).send();
+        async move { call.await?.expect(200) }
+    };
+    get("http://app/", "new").await?;
+    get("http://app/", "reused").await?;
+    // The second waits for the first to give the one connection back.
+    tokio::try_join!(get("http://app/delay/400", "a"), get("http://app/delay/400", "b"))?;
+    let lines = logged.lines(4).await?;
+    let told = |id: &str, wait: &str| Ok::<_, anyhow::Error>(line_of(&lines, id)?[wait].as_f64());
+    ensure!(told("new", "connect_ms")?.is_some_and(|ms| ms > 0.0), "{lines:?}");
+    ensure!(told("new", "tls_ms")?.is_none(), "plain text: {lines:?}");
+    for wait in ["queue_ms", "connect_ms", "tls_ms"] {
+        ensure!(told("reused", wait)?.is_none(), "{wait} of a connection that lay ready: {lines:?}");
+    }
+    let queued = [told("a", "queue_ms")?, told("b", "queue_ms")?];
+    let waited: Vec<f64> = queued.into_iter().flatten().collect();
+    ensure!(waited.len() == 1 && waited[0] >= 200.0, "{queued:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn tries_are_told_one_by_one() -> Result<()> {
+    let retries =
+        "- retries: {attempts: 2, retryOn: \"503\", backoff: 25ms}\n  route: [{destination: {host: app}}]";
+    let logged = logged(&["--access-log-format", "json"], |policy| policy.routes("app", retries)).await?;
+    logged.client.get("http://app/status/503").header("x-request-id", "id-1").send().await?.expect(503)?;
+    let line = line_of(&logged.lines(1).await?, "id-1")?;
+    assert_eq!((&line["attempts"], &line["retries"]), (&Value::from(3), &Value::from(2)));
+    let tries = line["tries"].as_array().context("no tries")?;
+    let told: Vec<_> = tries.iter().map(|one| (one["status"].as_u64(), one["verdict"].as_str())).collect();
+    assert_eq!(
+        told,
+        [(Some(503), Some("retried")), (Some(503), Some("retried")), (Some(503), Some("stopped"))]
+    );
+    let address = logged._app.address.to_string();
+    ensure!(tries.iter().all(|one| one["upstream"] == address.as_str()), "{tries:?}");
+    ensure!(line["route"].as_str().is_some_and(|route| route.starts_with("VirtualService ")), "{line}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_template_makes_the_line() -> Result<()> {
+    let template = "%REQ(:METHOD)% %REQ(X-NONE?:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% %UPSTREAM_CLUSTER% \
+                    %REQ(USER-AGENT)% %REQ(X-REQUEST-ID)%";
+    let logged = logged(&["--access-log-format", template], |_| Ok(())).await?;
+    let call = logged.client.get("http://app/echo?q=1").header("user-agent", "a\"b");
+    call.header("x-request-id", "id-1").send().await?.expect(200)?;
+    let lines = logged.lines(1).await?;
+    let cluster = "app.default.svc.cluster.local:80";
+    assert_eq!(lines, [format!("GET /echo?q=1 200 - {cluster} a\\\"b id-1")]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_what_is_asked_for_is_logged() -> Result<()> {
+    let flags = ["--access-log-format", "json", "--access-log-filter", "errors,slower-than=300ms"];
+    let logged = logged(&flags, |_| Ok(())).await?;
+    for (url, id, status) in [
+        ("http://app/", "fine", 200),
+        ("http://app/status/404", "not-found", 404),
+        ("http://app/status/500", "of-app", 500),
+        ("http://app/delay/400", "slow", 200),
+        ("http://empty/", "ours", 503),
+    ] {
+        logged.client.get(url).header("x-request-id", id).send().await?.expect(status)?;
+    }
+    let lines = logged.lines(3).await?;
+    let ids: Vec<String> = lines
+        .iter()
+        .map(|line| {
+            Ok(serde_json::from_str::<Value>(line)?["request_id"].as_str().unwrap_or_default().to_owned())
+        })
+        .collect::<Result<_>>()?;
+    assert_eq!(ids, ["of-app", "slow", "ours"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_logged_is_refused_at_the_start() -> Result<()> {
+    for (flags, named) in [
+        (["--access-log-format", "%UPSTREAM_WIRE_BYTES%"], "UPSTREAM_WIRE_BYTES"),
+        (["--access-log-format", "%REQ(Cookie)%"], "cookie"),
+        (["--access-log-filter", "erors"], "erors"),
+    ] {
+        let args = ["--resources", "/dev/null", flags[0], flags[1]];
+        let (status, _, told) = pillion_tests::process::run("pillion-proxy", &args).await?;
+        ensure!(!status.success() && told.contains(named), "{flags:?}: {status} {told}");
+    }
+    Ok(())
 }

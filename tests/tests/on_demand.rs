@@ -166,7 +166,7 @@ async fn the_wait_for_a_destination_is_bounded() -> Result<()> {
     mesh.start().await?;
     let sidecar = mesh.sidecar("caller")?.arg("--hold-timeout", "500ms").start().await?;
     let control_plane: &mut ControlPlane = mesh.control_plane()?;
-    control_plane.process.freeze()?;
+    control_plane.process.freeze().await?;
     let call = sidecar.app().get("http://app/").limit(Duration::from_secs(5));
     let reply = call.send().await?;
     ensure!(reply.status.is_server_error() && !reply.flag().is_empty(), "{reply:?}");

@@ -3,7 +3,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::{net::socket, rt::task};
+use crate::{error::Flag, net::socket, rt::task, telemetry::Record};
 
 struct Fake {
     missing: Option<&'static str>,
@@ -32,7 +32,13 @@ impl AdminSource for Fake {
 }
 
 fn admin(missing: Option<&'static str>) -> Admin<Fake> {
-    Admin { source: Fake { missing }, metrics: Metrics::new(), drain: Drain::new(), log: None }
+    Admin {
+        source: Fake { missing },
+        metrics: Metrics::new(),
+        journal: Journal::none(),
+        drain: Drain::new(),
+        log: None,
+    }
 }
 
 fn request(method: &str, uri: &str) -> Request<()> {
@@ -82,6 +88,8 @@ async fn pages() {
         ("/config_dump", "\"config\": 1"),
         ("/certs", "\"certificate\": null"),
         ("/endpoints", "\"cluster\": \"a\""),
+        ("/explain", "\"within_seconds\": 300"),
+        ("/tap", ""),
     ] {
         let (status, body) = answer(&admin, "GET", uri).await;
         assert!(status == 200 && body.contains(holds), "{uri}: {status} {body}");
@@ -132,4 +140,47 @@ async fn pages_are_served_over_http() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), talk).await.unwrap();
+}
+
+/// A journal of one request that failed.
+fn journal() -> Journal {
+    let journal = Journal::start("default/front", std::time::Duration::from_secs(1), Metrics::new()).unwrap();
+    let mut record = Record {
+        request_id: Some(HeaderValue::from_static("id-1")),
+        uri: "/orders?card=1234".parse().unwrap(),
+        cause: Some("cannot connect".into()),
+        ..Record::default()
+    };
+    (record.outcome.flag, record.outcome.status) = (Flag::Uf, 503);
+    let interest = journal.wants(&record);
+    journal.push(Arc::new(record), interest);
+    journal
+}
+
+#[tokio::test]
+async fn a_request_is_explained() {
+    let admin = Admin { journal: journal(), ..admin(None) };
+    let (status, page) = answer(&admin, "GET", "/explain/id-1").await;
+    let told: serde_json::Value = serde_json::from_str(&page).unwrap();
+    assert_eq!((status, &told[0]["flag"], &told[0]["cause"]), (200, &json!("UF"), &json!("cannot connect")));
+    assert_eq!((&told[0]["proxy"], &told[0]["path"]), (&json!("default/front"), &json!("/orders")));
+    let told: serde_json::Value = serde_json::from_str(&answer(&admin, "GET", "/explain").await.1).unwrap();
+    assert_eq!((&told["causes"][0]["flag"], &told["causes"][0]["count"]), (&json!("UF"), &json!(1)));
+    assert_eq!(told["newest"][0]["request_id"], json!("id-1"));
+    let (status, page) = answer(&admin, "GET", "/explain/id-2").await;
+    assert!(status == 404 && page.contains("id-2") && page.contains("--explain-slow"), "{status} {page}");
+    assert_eq!(answer(&admin, "POST", "/explain/id-1").await.0, 405);
+    assert_eq!(answer(&admin, "GET", "/explain/").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_tap_ends_by_itself() {
+    let admin = Admin { journal: journal(), ..admin(None) };
+    let (status, page) = answer(&admin, "GET", "/tap?status=9xx").await;
+    assert!(status == 400 && page.contains("9xx"), "{status} {page}");
+    tokio::time::pause();
+    assert_eq!(answer(&admin, "GET", "/tap?for=600").await, (200, String::new()));
+    let taps: Vec<_> = std::iter::repeat_with(|| admin.journal.tap(Default::default())).take(9).collect();
+    assert!(taps.iter().filter(|tap| tap.is_ok()).count() == 8);
+    assert_eq!(answer(&admin, "GET", "/tap").await.0, 429);
 }

@@ -27,6 +27,7 @@ fn flags_have_the_documented_defaults() {
     assert_eq!(config.max_connections.get(), 50_000);
     assert_eq!((config.max_header_bytes, config.max_headers), (65_536, 256));
     assert_eq!((config.access_log, config.access_log_format), (None, AccessLogFormat::Text));
+    assert_eq!((config.access_log_filter, config.explain_slow), (None, Duration::from_secs(1)));
     assert_eq!(config.snapshot_file, None);
     assert_eq!(config.hold_timeout, Duration::from_secs(5));
     assert_eq!(config.idle_unsubscribe, Duration::from_secs(600));
@@ -46,6 +47,8 @@ fn flags_are_read() {
         "--workers=7",
         "--access-log=-",
         "--access-log-format=json",
+        "--access-log-filter=errors,slower-than=1s",
+        "--explain-slow=250ms",
         "--outbound-mode=registry-only",
         "--hold-timeout=1m30s",
         "--seed=7",
@@ -60,6 +63,8 @@ fn flags_are_read() {
     assert_eq!(config.workers(), 7);
     assert_eq!(config.access_log, Some(AccessLogTarget::Stdout));
     assert_eq!(config.access_log_format, AccessLogFormat::Json);
+    assert!(matches!(&config.access_log_filter, Some(LogFilter::Any(any)) if any.len() == 2));
+    assert_eq!(config.explain_slow, Duration::from_millis(250));
     assert_eq!(config.outbound_mode(), Some(OutboundMode::RegistryOnly));
     assert_eq!(config.hold_timeout, Duration::from_secs(90));
     assert_eq!(config.seed, Some(7));

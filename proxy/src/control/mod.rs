@@ -6,7 +6,7 @@
 //! they ask for unknown hosts through a bounded channel and are woken by the next view.
 //!
 //! Another task keeps the own certificate fresh ([`identity`]). Both reach the control plane by [`access`]. A third,
-//! [`telemetry`], tells exporters what policy wants of them.
+//! [`telemetry`], tells those who tell of traffic what policy wants of them.
 
 pub mod access;
 pub mod ads;

@@ -1,23 +1,26 @@
 //! What policy wants told, passed on to those who tell it.
 //!
 //! Exporters live below policy and know nothing of views; they watch the one value this task keeps. It changes only when
-//! what concerns them does.
+//! what concerns them does. The access log is told at the same time.
 
 use std::{convert::Infallible, future::pending, sync::Arc};
 
 use tokio::sync::watch;
 
 use crate::{
-    telemetry::otlp::Wanted,
+    telemetry::{AccessLog, otlp::Wanted},
     view::{View, Views},
 };
 
-/// Keeps `wanted` as the view of the moment says.
-pub async fn follow(views: Arc<Views>, wanted: watch::Sender<Wanted>) -> Infallible {
+/// Keeps `wanted` and the access log as the view of the moment says.
+pub async fn follow(views: Arc<Views>, wanted: watch::Sender<Wanted>, access_log: AccessLog) -> Infallible {
     let mut news = views.subscribe();
     loop {
         let now = wants(&views.load());
         wanted.send_if_modified(|before| {
+            if before.telemetry.access_log != now.telemetry.access_log {
+                access_log.apply(now.telemetry.access_log.as_ref());
+            }
             let is_new = *before != now;
             *before = now;
             is_new
@@ -49,7 +52,7 @@ mod tests {
     async fn only_what_concerns_exporters_is_passed_on() {
         let views = Arc::new(Views::new(Instant::now()));
         let (sender, mut wanted) = watch::channel(Wanted::default());
-        let mut following = Box::pin(follow(Arc::clone(&views), sender));
+        let mut following = Box::pin(follow(Arc::clone(&views), sender, AccessLog::disabled()));
         assert!(futures_util::poll!(&mut following).is_pending());
         assert!(!wanted.has_changed().unwrap(), "nothing is known yet");
         let mut mesh = MeshConfig {

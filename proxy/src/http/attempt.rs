@@ -28,6 +28,7 @@ use super::{
 use crate::{
     body::Body,
     error::{ProxyError, Refusal},
+    telemetry::record::Waits,
     upstream::{
         Upstream,
         bulkhead::Place,
@@ -150,13 +151,14 @@ impl std::fmt::Debug for Line {
     }
 }
 
-/// Sends the request to an endpoint.
+/// Sends the request to an endpoint. How long it waits for connections is added to `waits`.
 pub async fn send(
     worker: &Rc<Worker>,
     upstream: &Arc<Upstream>,
     live: &Arc<LiveEndpoint>,
     outgoing: &mut Outgoing,
     http2: bool,
+    waits: &mut Waits,
     now: Instant,
 ) -> Result<(Response<Body>, Line), Failed> {
     let endpoint = live.address();
@@ -164,7 +166,7 @@ pub async fn send(
     let http2 = http2 || is_carried;
     let mut last = (ProxyError::UpstreamClosed { endpoint }, Progress::Unsent);
     for _ in 0..MAX_STALE {
-        let lease = match worker.pools.checkout(upstream, live, http2, now).await {
+        let lease = match worker.pools.checkout(upstream, live, http2, waits, now).await {
             Ok(lease) => lease,
             Err(error) => return Err(Failed { error, progress: Progress::Unsent }),
         };

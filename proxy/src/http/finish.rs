@@ -27,7 +27,7 @@ use crate::{
     rt::clock,
     telemetry::{
         self, Record, RequestStats,
-        record::{Decision, Direction, Verdict},
+        record::{Decision, Direction, Verdict, Waits},
         trace::{SpanContext, propagation},
     },
     upstream::outcome::Outcome,
@@ -81,7 +81,8 @@ impl Finish {
         begin(&mut record, request, id, &downstream);
         let tracer = &worker.sinks.tracer;
         // Before it is asked what story this belongs to: a trace that begins here ties the calls of the application to it.
-        record.trace = worker.with_rng(|rng| tracer.enter(request.headers_mut(), rng, |text| worker.mint(text)));
+        record.trace =
+            worker.with_rng(|rng| tracer.enter(request.headers_mut(), rng, |text| worker.mint(text)));
         tracer.note(request.headers(), &mut record);
         Self {
             secured: downstream.secured.is_some(),
@@ -138,11 +139,11 @@ impl Finish {
     }
 
     /// Notes how a try has ended: with a response head, or without.
-    pub(super) fn tried(&mut self, result: Result<&Response<Body>, &ProxyError>, now: Instant) {
+    pub(super) fn tried(&mut self, result: Result<&Response<Body>, &ProxyError>, waits: Waits, now: Instant) {
         let (since, grpc) = (now.saturating_duration_since(self.start), self.grpc);
         let Some(attempt) = self.record.as_mut().and_then(|record| record.last_attempt()) else { return };
         attempt.took = since.saturating_sub(attempt.began);
-        attempt.verdict = Verdict::Final;
+        (attempt.verdict, attempt.waits) = (Verdict::Final, waits);
         match result {
             Ok(response) => {
                 attempt.status = response.status().as_u16();
@@ -156,6 +157,14 @@ impl Finish {
     pub(super) fn judged(&mut self, verdict: Verdict, backoff: Duration) {
         if let Some(attempt) = self.record.as_mut().and_then(|record| record.last_attempt()) {
             (attempt.verdict, attempt.backoff) = (verdict, backoff);
+        }
+    }
+
+    /// Notes what of a response's fields somebody wants to tell of.
+    pub(super) fn answered(&mut self, headers: &HeaderMap) {
+        let worker = &self.downstream.worker;
+        if let Some(record) = &mut self.record {
+            worker.sinks.access_log.note_response(headers, record);
         }
     }
 
@@ -204,6 +213,8 @@ fn begin<B>(record: &mut Record, request: &Request<B>, id: &HeaderValue, downstr
     record.downstream_peer = Some(downstream.peer);
     record.source = downstream.secured.as_ref().map(|secured| Arc::clone(&secured.peer));
     record.destination = own;
+    record.policy_revision = downstream.worker.views.revision();
+    downstream.worker.sinks.access_log.note_request(request.headers(), record);
 }
 
 /// The decision behind a refusal; `None` where something went wrong instead.

@@ -177,6 +177,7 @@ impl Exchange {
     /// What every response gets: its status in the account, a version, and a farewell while draining.
     pub(super) fn seal(&mut self, response: &mut Response<Body>) {
         self.finish.status = response.status().as_u16();
+        self.finish.answered(response.headers());
         if let Some(allowance) = &self.allowance {
             allowance.tell(response.headers_mut());
         }

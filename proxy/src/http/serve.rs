@@ -142,6 +142,7 @@ fn end(downstream: &Downstream, ended: hyper::Result<()>) {
             direction: downstream.direction,
             downstream_peer: Some(downstream.peer),
             cause: Some(cause.to_string().into()),
+            dice: worker.roll(),
             ..Record::default()
         };
         record.finish(&outcome);

@@ -35,7 +35,7 @@ use crate::{
     error::{Flag, ProxyError},
     kin::Fact,
     rt::clock,
-    telemetry::record,
+    telemetry::record::{self, Waits},
     upstream::{
         Upstream,
         breaker::{Breaker, Permit},
@@ -188,7 +188,8 @@ impl Tries<'_> {
                 finish.secured(admission.live().transport().expected());
             }
             admission.budget = budget.take();
-            let (result, trouble) = match self.once(worker, &admission, outgoing, now).await {
+            let mut waits = Waits::default();
+            let (result, trouble) = match self.once(worker, &admission, outgoing, &mut waits, now).await {
                 Ok((mut response, line)) => {
                     admission.place = place.take();
                     let grpc = self.grpc_status(&mut response, finish.grpc);
@@ -206,7 +207,7 @@ impl Tries<'_> {
                 }
             };
             now = Instant::now();
-            finish.tried(result.as_ref().map(|reply| &reply.response), now);
+            finish.tried(result.as_ref().map(|reply| &reply.response), waits, now);
             let Some(trouble) = trouble else {
                 outgoing.settle();
                 if result.is_ok() && finish.repeated > 0 {
@@ -264,11 +265,12 @@ impl Tries<'_> {
         worker: &Rc<Worker>,
         admission: &Admission,
         outgoing: &mut Outgoing,
+        waits: &mut Waits,
         now: Instant,
     ) -> Result<(Response<Body>, Line), Failed> {
         let live = admission.live();
         outgoing.begin();
-        let sending = attempt::send(worker, self.upstream, live, outgoing, self.http2, now);
+        let sending = attempt::send(worker, self.upstream, live, outgoing, self.http2, waits, now);
         let of_try = self.policy.per_try_timeout.map(|limit| {
             let error = ProxyError::TryTimeout { endpoint: live.address(), after: limit };
             (now + limit, error)

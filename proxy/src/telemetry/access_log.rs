@@ -1,70 +1,93 @@
 //! One line per request, written where it cannot hurt requests.
 //!
-//! A finished request pushes a [`Record`] onto a bounded lock-free queue. A thread of its own formats and writes what
-//! has gathered for [`GATHER`], so that a disk or pipe that blocks stops that thread and nothing else. When the queue
-//! is full, and when writing fails, lines are dropped and counted; the proxy goes on. An idle proxy is not woken.
+//! A finished request that is to be logged pushes a [`Record`] onto a bounded lock-free queue; a thread of its own formats
+//! and writes what has gathered, so that a disk or pipe that blocks stops that thread and nothing else. When the queue
+//! is full, and when writing fails, lines are dropped and counted; the proxy goes on.
+//!
+//! Which requests are logged, and how, the workload's policy says, else the command line. A change takes effect with the
+//! next request: requests read one number, and the conditions only where there are some.
 
 use std::{
-    fs::OpenOptions,
-    io::{self, Write},
+    io,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
         mpsc,
     },
-    thread::{self, Thread},
     time::Duration,
 };
 
-use crossbeam_queue::ArrayQueue;
-use tokio::time::Instant;
+use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use pillion_policy::telemetry::{AccessLogging, LogFilter, LogSink};
 
-use super::metrics::Metrics;
+use super::{mailbox::Mailbox, metrics::Metrics};
 use crate::{
     config::{AccessLogFormat, AccessLogTarget},
     rt::task,
 };
 
+mod filter;
 mod format;
+mod template;
+mod tries;
+mod writer;
 
 pub use super::record::{Direction, Record};
+use writer::Writer;
 
 /// Records that may wait to be written.
 const CAPACITY: usize = 8192;
-/// How long records gather before they are written together.
-const GATHER: Duration = Duration::from_millis(100);
-/// At most one complaint about a failing disk in this time.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-fn open(target: &AccessLogTarget) -> io::Result<Box<dyn Write + Send>> {
-    match target {
-        AccessLogTarget::Stdout => Ok(Box::new(io::stdout())),
-        AccessLogTarget::File(path) => match OpenOptions::new().create(true).append(true).open(path) {
-            Ok(file) => Ok(Box::new(file)),
-            Err(error) => {
-                Err(io::Error::new(error.kind(), format!("cannot open {}: {error}", path.display())))
-            }
-        },
-    }
+/// Nothing is logged.
+const NONE: u8 = 0;
+/// Every request is.
+const ALL: u8 = 1;
+/// Those are that fulfil the conditions.
+const SOME: u8 = 2;
+
+/// What the command line says of the log.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it goes. Absent, nothing is logged until a policy wants that, then to standard output.
+    pub target: Option<AccessLogTarget>,
+    /// The form of its lines.
+    pub format: AccessLogFormat,
+    /// Which requests are logged while no policy says so; all when absent.
+    pub filter: Option<LogFilter>,
 }
 
 /// Takes records in; clones push to the same log.
 #[derive(Debug, Clone)]
-pub struct AccessLog(Option<Handle>);
-
-#[derive(Debug, Clone)]
-struct Handle {
-    queue: Arc<Queue>,
-    writer: Thread,
-}
+pub struct AccessLog(Option<Arc<Shared>>);
 
 #[derive(Debug)]
-struct Queue {
-    // Shared, so that an idle log holds pointers and not thousands of records.
-    records: ArrayQueue<Arc<Record>>,
-    awake: AtomicBool,
-    stopping: AtomicBool,
+struct Shared {
+    settings: Settings,
+    /// One of [`NONE`], [`ALL`] and [`SOME`].
+    mode: AtomicU8,
+    rules: Arc<ArcSwap<Rules>>,
+    /// What the template needs of every request, and of every response.
+    request_headers: Box<[HeaderName]>,
+    response_headers: Box<[HeaderName]>,
+    open: OnceLock<Open>,
     metrics: Arc<Metrics>,
+}
+
+/// What is in force.
+#[derive(Debug, Default)]
+struct Rules {
+    /// The forms each line is written in.
+    forms: Vec<AccessLogFormat>,
+    filter: Option<LogFilter>,
+}
+
+/// A log that somebody writes.
+#[derive(Debug)]
+struct Open {
+    mailbox: Arc<Mailbox<Arc<Record>>>,
+    /// Told when the writer has ended.
+    finished: Mutex<mpsc::Receiver<()>>,
 }
 
 impl AccessLog {
@@ -73,127 +96,157 @@ impl AccessLog {
         Self(None)
     }
 
-    /// Opens the log and starts its writer.
-    pub fn open(
-        target: &AccessLogTarget,
-        format: AccessLogFormat,
-        metrics: Arc<Metrics>,
-    ) -> io::Result<(Self, Closer)> {
-        Self::start(open(target)?, format, metrics)
+    /// The log as the command line wants it, opened if it is to be written.
+    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let shared = Shared::new(settings, metrics);
+        if shared.settings.target.is_some() {
+            shared.open()?;
+        }
+        let log = Self(Some(Arc::new(shared)));
+        log.apply(None);
+        Ok(log)
     }
 
-    fn start(
-        sink: Box<dyn Write + Send>,
-        format: AccessLogFormat,
-        metrics: Arc<Metrics>,
-    ) -> io::Result<(Self, Closer)> {
-        let queue = Arc::new(Queue {
-            records: ArrayQueue::new(CAPACITY),
-            awake: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            metrics,
-        });
-        let (done, finished) = mpsc::sync_channel(1);
-        let writer = Writer { queue: Arc::clone(&queue), sink, format, complained: None };
-        let thread = task::spawn_thread("access-log", move || {
-            writer.run();
-            // Nobody waits when the log is not closed but abandoned.
-            let _abandoned = done.send(());
-        })?;
-        let handle = Handle { queue, writer: thread.thread().clone() };
-        Ok((Self(Some(handle.clone())), Closer { handle, finished }))
+    /// Logs from now on as a policy says; without one, as the command line does. A log that cannot be opened is said to be
+    /// so, and nothing is logged.
+    pub fn apply(&self, policy: Option<&AccessLogging>) {
+        let Some(shared) = &self.0 else { return };
+        let rules = shared.rules_of(policy);
+        let is_written = !rules.forms.is_empty()
+            && match shared.open() {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(%error, "the access log that the policy wants cannot be opened");
+                    false
+                }
+            };
+        let mode = match (&rules.filter, is_written) {
+            (_, false) => NONE,
+            (None, true) => ALL,
+            (Some(_), true) => SOME,
+        };
+        shared.rules.store(Arc::new(rules));
+        shared.mode.store(mode, Relaxed);
     }
 
     /// Whether this one is wanted.
     #[inline]
-    pub fn wants(&self, _record: &Record) -> bool {
-        self.0.is_some()
+    pub fn wants(&self, record: &Record) -> bool {
+        let Some(shared) = &self.0 else { return false };
+        match shared.mode.load(Relaxed) {
+            NONE => false,
+            ALL => true,
+            _ => shared.rules.load().filter.as_ref().is_none_or(|filter| filter::holds(filter, record)),
+        }
     }
 
     /// Hands in the record of a finished request.
     pub fn push(&self, record: Arc<Record>) {
-        let Some(Handle { queue, writer }) = &self.0 else { return };
-        if queue.records.push(record).is_err() {
-            queue.metrics.proxy.access_log_dropped.inc();
-        }
-        // The writer goes to sleep by clearing the flag and then looking at the queue; both sides are sequentially
-        // consistent, so one of them sees the other.
-        if !queue.awake.load(SeqCst) && !queue.awake.swap(true, SeqCst) {
-            writer.unpark();
+        if let Some(shared) = &self.0
+            && let Some(open) = shared.open.get()
+            && !open.mailbox.put(record)
+        {
+            shared.metrics.proxy.access_log_dropped.inc();
         }
     }
-}
 
-/// Ends the log.
-#[derive(Debug)]
-pub struct Closer {
-    handle: Handle,
-    finished: mpsc::Receiver<()>,
-}
+    /// Notes what lines need of a request's fields.
+    pub fn note_request(&self, headers: &HeaderMap, record: &mut Record) {
+        if let Some(shared) = &self.0 {
+            note(&shared.request_headers, headers, &mut record.request_headers);
+        }
+    }
 
-impl Closer {
+    /// Notes what lines need of a response's fields.
+    pub fn note_response(&self, headers: &HeaderMap, record: &mut Record) {
+        if let Some(shared) = &self.0 {
+            note(&shared.response_headers, headers, &mut record.response_headers);
+        }
+    }
+
     /// Writes what is queued, for at most `patience`: a pipe that blocks must not keep the process alive.
-    pub fn close(self, patience: Duration) {
-        self.handle.queue.stopping.store(true, SeqCst);
-        self.handle.writer.unpark();
-        if self.finished.recv_timeout(patience).is_err() {
+    pub fn close(&self, patience: Duration) {
+        let Some(Open { mailbox, finished }) = self.0.as_ref().and_then(|shared| shared.open.get()) else {
+            return;
+        };
+        mailbox.stop();
+        let finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
+        if finished.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
             tracing::warn!("the access log could not be written in time, its last lines are lost");
         }
     }
 }
 
-struct Writer {
-    queue: Arc<Queue>,
-    sink: Box<dyn Write + Send>,
-    format: AccessLogFormat,
-    complained: Option<Instant>,
+/// Copies the fields of those names, of which the values are shared.
+fn note(names: &[HeaderName], headers: &HeaderMap, noted: &mut Vec<(HeaderName, HeaderValue)>) {
+    for name in names {
+        if let Some(value) = headers.get(name) {
+            noted.push((name.clone(), value.clone()));
+        }
+    }
 }
 
-impl Writer {
-    fn run(mut self) {
-        let mut lines = Vec::new();
-        while self.wait() {
-            lines.clear();
-            let mut n = 0;
-            // Bounded, so that a flood is written in pieces and does not grow the buffer without end.
-            while n < CAPACITY as u64
-                && let Some(record) = self.queue.records.pop()
-            {
-                format::write(self.format, &record, &mut lines);
-                n += 1;
-            }
-            if let Err(error) = self.sink.write_all(&lines).and_then(|()| self.sink.flush()) {
-                self.lost(n, &error);
-            }
-            lines.shrink_to(64 * 1024);
+impl Shared {
+    fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let (mut request_headers, mut response_headers) = (Vec::new(), Vec::new());
+        if let AccessLogFormat::Template(template) = &settings.format {
+            request_headers.extend(template.request_headers().cloned());
+            response_headers.extend(template.response_headers().cloned());
+        }
+        Self {
+            settings,
+            mode: AtomicU8::new(NONE),
+            rules: Arc::default(),
+            request_headers: request_headers.into(),
+            response_headers: response_headers.into(),
+            open: OnceLock::new(),
+            metrics,
         }
     }
 
-    /// Waits for records to gather. False once the log is closed and empty.
-    fn wait(&self) -> bool {
-        let stopping = || self.queue.stopping.load(SeqCst);
-        loop {
-            // Before every look at the queue: a push whose record is already written may have set it again.
-            self.queue.awake.store(false, SeqCst);
-            if stopping() || !self.queue.records.is_empty() {
-                break;
+    fn rules_of(&self, policy: Option<&AccessLogging>) -> Rules {
+        let Some(policy) = policy else {
+            let forms = self.settings.target.iter().map(|_| self.settings.format.clone()).collect();
+            return Rules { forms, filter: self.settings.filter.clone() };
+        };
+        let mut forms = Vec::new();
+        for sink in &policy.sinks {
+            let form = match sink {
+                LogSink::Configured => self.settings.format.clone(),
+                LogSink::Text => AccessLogFormat::Text,
+                LogSink::Json => AccessLogFormat::Json,
+                LogSink::Otlp => continue,
+            };
+            // The same line twice at the same place tells nobody anything.
+            if !forms.contains(&form) {
+                forms.push(form);
             }
-            thread::park();
         }
-        self.queue.awake.store(true, SeqCst);
-        if !stopping() {
-            thread::park_timeout(GATHER);
-        }
-        !(stopping() && self.queue.records.is_empty())
+        Rules { forms, filter: policy.filter.clone() }
     }
 
-    fn lost(&mut self, n: u64, error: &io::Error) {
-        self.queue.metrics.proxy.access_log_dropped.add(n);
-        let now = Instant::now();
-        if self.complained.is_none_or(|last| now - last >= COMPLAIN_EVERY) {
-            self.complained = Some(now);
-            tracing::warn!(%error, lines = n, "cannot write the access log, lines are lost");
+    /// Opens the target and starts its writer, once.
+    fn open(&self) -> io::Result<()> {
+        if self.open.get().is_none() {
+            let target = self.settings.target.clone().unwrap_or(AccessLogTarget::Stdout);
+            self.start(writer::open(&target)?)?;
         }
+        Ok(())
+    }
+
+    fn start(&self, sink: Box<dyn io::Write + Send>) -> io::Result<()> {
+        let mailbox = Arc::new(Mailbox::new(CAPACITY));
+        let (done, finished) = mpsc::sync_channel(1);
+        let (rules, metrics) = (Arc::clone(&self.rules), Arc::clone(&self.metrics));
+        let writer = Writer::new(Arc::clone(&mailbox), rules, sink, metrics);
+        task::spawn_thread("access-log", move || {
+            writer.run();
+            // Nobody waits when the log is not closed but abandoned.
+            let _abandoned = done.send(());
+        })?;
+        // Only the control thread opens it.
+        let _first = self.open.set(Open { mailbox, finished: Mutex::new(finished) });
+        Ok(())
     }
 }
 

@@ -85,6 +85,8 @@ pub struct ProxyStats {
     pub faults_aborted: Counter,
     /// Lines of the access log that were lost.
     pub access_log_dropped: Counter,
+    /// Failed and slow requests of which no story was kept, and stories that those who tap have missed.
+    pub journal_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -204,6 +206,7 @@ impl ProxyStats {
             ("pillion_faults_delayed_total", "Requests delayed by policy.", &self.faults_delayed),
             ("pillion_faults_aborted_total", "Requests failed by policy.", &self.faults_aborted),
             ("pillion_access_log_dropped_total", "Access log lines lost.", &self.access_log_dropped),
+            ("pillion_journal_dropped_total", "Failed or slow requests not kept.", &self.journal_dropped),
         ] {
             out.single(name, Kind::Counter, help, value.get());
         }

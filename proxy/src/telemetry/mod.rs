@@ -12,7 +12,9 @@ pub mod detection;
 mod exposition;
 pub mod handshakes;
 pub mod histogram;
+pub mod journal;
 pub mod log;
+mod mailbox;
 pub mod metrics;
 pub mod otlp;
 mod process;
@@ -25,6 +27,7 @@ pub mod upstreams;
 pub mod workers;
 
 pub use access_log::AccessLog;
+pub use journal::Journal;
 pub use metrics::Metrics;
 pub use record::Record;
 pub use requests::{Outcome, RequestStats, TcpStats};

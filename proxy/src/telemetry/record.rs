@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Uri, Version};
 use pillion_policy::identity::Identity;
 
 use super::trace::SpanContext;
@@ -84,6 +84,12 @@ pub struct Record {
     pub attempts: Vec<Attempt>,
     /// What was decided about it, in order.
     pub events: Vec<Event>,
+    /// Fields of the request that somebody wants to tell of.
+    pub request_headers: Vec<(HeaderName, HeaderValue)>,
+    /// The same of the response.
+    pub response_headers: Vec<(HeaderName, HeaderValue)>,
+    /// What samples are drawn by, uniform in 0..1,000,000.
+    pub dice: u32,
     /// The revision of the policy in force when it came.
     pub policy_revision: u64,
     /// Time from the request's head to the response's.
@@ -201,6 +207,9 @@ impl Default for Record {
             tags: Vec::new(),
             attempts: Vec::new(),
             events: Vec::new(),
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            dice: 0,
             policy_revision: 0,
             first_byte: None,
             outcome: Outcome {
@@ -220,13 +229,10 @@ impl Default for Record {
 impl Record {
     /// Forgets everything but the memory of its lists.
     pub fn clear(&mut self) {
-        let (mut attempts, mut events) =
-            (std::mem::take(&mut self.attempts), std::mem::take(&mut self.events));
-        let mut tags = std::mem::take(&mut self.tags);
-        attempts.clear();
-        events.clear();
-        tags.clear();
-        *self = Self { attempts, events, tags, ..Self::default() };
+        let Self { attempts, events, tags, request_headers, response_headers, .. } = self;
+        let (attempts, events, tags) = (emptied(attempts), emptied(events), emptied(tags));
+        let (request_headers, response_headers) = (emptied(request_headers), emptied(response_headers));
+        *self = Self { attempts, events, tags, request_headers, response_headers, ..Self::default() };
     }
 
     /// A try begins, `began` after the request's head.
@@ -271,6 +277,11 @@ impl Record {
         self.attempts.last().map_or_else(Waits::default, |attempt| attempt.waits)
     }
 
+    /// Its trace, in hexadecimal.
+    pub fn trace_id(&self) -> Option<String> {
+        self.trace.map(|trace| format!("{:032x}", u128::from_be_bytes(trace.trace_id)))
+    }
+
     /// The host the request was for.
     pub fn authority(&self) -> Option<&str> {
         let host = self.host.as_ref().and_then(|host| host.to_str().ok());
@@ -281,4 +292,11 @@ impl Record {
     pub fn path(&self) -> Option<&str> {
         self.uri.path_and_query().map(http::uri::PathAndQuery::as_str)
     }
+}
+
+/// The list without what it holds; its memory is kept.
+fn emptied<T>(list: &mut Vec<T>) -> Vec<T> {
+    let mut list = std::mem::take(list);
+    list.clear();
+    list
 }

@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
-use super::{access_log::AccessLog, record::Record, trace::Tracer};
+use super::{access_log::AccessLog, journal::Journal, record::Record, trace::Tracer};
 
 /// Everybody who is told; clones tell the same.
 #[derive(Debug, Clone)]
 pub struct Sinks {
     /// The access log.
     pub access_log: AccessLog,
+    /// What is remembered to explain requests.
+    pub journal: Journal,
     /// What makes spans.
     pub tracer: Tracer,
 }
@@ -19,22 +21,25 @@ pub struct Sinks {
 impl Sinks {
     /// Nobody.
     pub fn none() -> Self {
-        Self { access_log: AccessLog::disabled(), tracer: Tracer::none() }
+        Self { access_log: AccessLog::disabled(), journal: Journal::none(), tracer: Tracer::none() }
     }
 
     /// Tells of a finished request. What is left of the record can be used again.
     pub fn take(&self, record: &mut Record) {
-        let logged = self.access_log.wants(record);
+        let (logged, interest) = (self.access_log.wants(record), self.journal.wants(record));
         let traced = self.tracer.wants(record);
-        if !(logged || traced) {
+        if !(logged || traced || interest.any()) {
             return;
         }
         let record = Arc::new(std::mem::take(record));
         if logged {
             self.access_log.push(Arc::clone(&record));
         }
+        if interest.any() {
+            self.journal.push(Arc::clone(&record), interest);
+        }
         if traced {
-            self.tracer.push(Arc::clone(&record));
+            self.tracer.push(record);
         }
     }
 }

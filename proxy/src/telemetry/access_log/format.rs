@@ -1,13 +1,16 @@
-//! The two forms of an access log line: text for people, JSON for machines.
+//! The forms of an access log line: text for people, JSON for machines, and what a template says.
 //!
 //! Whatever a client sends, a line stays one line: control characters, quotes and backslashes are escaped in both.
 
-use std::{fmt::Write as _, io::Write, net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, io::Write, net::SocketAddr};
 
 use serde::Serialize;
 
-use super::Record;
-use crate::{config::AccessLogFormat, rt::clock::Rfc3339};
+use super::{
+    Record, template,
+    tries::{Try, millis, summary},
+};
+use crate::{config::AccessLogFormat, rt::clock::Rfc3339, telemetry::record::Attempt};
 
 #[derive(Serialize)]
 struct Json<'a> {
@@ -26,6 +29,10 @@ struct Json<'a> {
     cause: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<&'a str>,
+    attempts: usize,
+    /// Where there is more than one to tell of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tries: Vec<Try>,
     #[serde(skip_serializing_if = "is_zero")]
     retries: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +46,8 @@ struct Json<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     destination_principal: Option<&'a str>,
     request_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     request_bytes: u64,
     response_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,15 +65,14 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
 /// Appends the line of a record.
-pub(super) fn write(format: AccessLogFormat, record: &Record, lines: &mut Vec<u8>) {
+pub(super) fn write(format: &AccessLogFormat, record: &Record, lines: &mut Vec<u8>) {
     match format {
         AccessLogFormat::Text => lines.extend_from_slice(text(record).as_bytes()),
         AccessLogFormat::Json => json(record, lines),
+        AccessLogFormat::Template(template) => {
+            lines.extend_from_slice(template::line(template, record).as_bytes());
+        }
     }
     lines.push(b'\n');
 }
@@ -83,6 +91,8 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
         status: outcome.status,
         grpc_status: outcome.grpc_status,
         flags: outcome.flag.as_str(),
+        attempts: record.attempts.len(),
+        tries: several(record).iter().map(Try::of).collect(),
         retries: record.repeated,
         not_retried: record.not_retried,
         cause: record.cause.as_deref(),
@@ -94,6 +104,7 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
         source_principal: record.source.as_ref().map(|identity| identity.uri()),
         destination_principal: record.destination.as_ref().map(|identity| identity.uri()),
         request_id: request_id.as_deref(),
+        trace_id: record.trace_id(),
         request_bytes: outcome.request_bytes,
         response_bytes: outcome.response_bytes,
         queue_ms: waits.queued.map(millis),
@@ -133,6 +144,8 @@ fn text(record: &Record) -> String {
     field("authority", record.authority());
     field("route", record.route.as_deref());
     field("cluster", record.cluster.as_deref());
+    field("attempts", Some(&record.attempts.len().to_string()));
+    field("tries", Some(several(record)).filter(|tries| !tries.is_empty()).map(summary).as_deref());
     field("retries", (record.repeated > 0).then(|| record.repeated.to_string()).as_deref());
     field("not_retried", record.not_retried);
     field("upstream", record.upstream.map(|upstream| upstream.to_string()).as_deref());
@@ -140,6 +153,7 @@ fn text(record: &Record) -> String {
     field("source_principal", record.source.as_ref().map(|identity| identity.uri()));
     field("destination_principal", record.destination.as_ref().map(|identity| identity.uri()));
     field("id", request_id.as_deref());
+    field("trace", record.trace_id().as_deref());
     field("grpc_status", outcome.grpc_status.map(|status| status.to_string()).as_deref());
     let waits = record.waits();
     for (name, wait) in [
@@ -153,6 +167,11 @@ fn text(record: &Record) -> String {
     field("audit", record.audit.as_deref());
     field("cause", record.cause.as_deref());
     line
+}
+
+/// The tries of a request that had several; of a single one the line itself tells everything.
+fn several(record: &Record) -> &[Attempt] {
+    if record.attempts.len() > 1 { &record.attempts } else { &[] }
 }
 
 /// Whether a value can stand without quotes.

@@ -4,7 +4,7 @@
 //! an [`Outbox`], and holds on to nothing of a request. Where to send is asked anew whenever policy changes. The task never
 //! waits for anything but its next event, and nothing waits for it but the end of the process, for a moment.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, future::pending, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -17,7 +17,6 @@ use super::{
     feed::Feed,
     outbox::{Batch, Outbox, Sent},
     settings::{Batching, Environment, Target},
-    stats::ExportStats,
     transport::{Failure, Transport, origin},
 };
 
@@ -64,6 +63,16 @@ pub struct Exporter<E: Encoder> {
     flushes: mpsc::Receiver<oneshot::Sender<()>>,
     complained: Option<Instant>,
     rng: fastrand::Rng,
+}
+
+impl<E: Encoder> fmt::Debug for Exporter<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = self.asked.as_ref().map(|target| &target.uri);
+        f.debug_struct("Exporter")
+            .field("signal", &E::SIGNAL)
+            .field("target", &target)
+            .finish_non_exhaustive()
+    }
 }
 
 type Sending = BoxFuture<'static, Result<u64, Failure>>;
@@ -138,7 +147,9 @@ impl<E: Encoder> Exporter<E> {
 
     /// Takes in where to send, and whether.
     fn configure(&mut self) {
-        let Some(wanted) = self.wanted.as_mut().map(|wanted| wanted.borrow_and_update().clone()) else { return };
+        let Some(wanted) = self.wanted.as_mut().map(|wanted| wanted.borrow_and_update().clone()) else {
+            return;
+        };
         let target = self.environment.target(E::SIGNAL, wanted.collector.as_ref());
         if self.asked != target {
             self.transport = target.clone().and_then(|target| match Transport::new(target) {
@@ -189,7 +200,9 @@ impl<E: Encoder> Exporter<E> {
 
     /// Begins to send the first batch that waits, at its time.
     fn begin(&mut self) {
-        let (None, Some(transport), Some((batch, due))) = (&self.sending, &self.transport, self.outbox.first()) else {
+        let (None, Some(transport), Some((batch, due))) =
+            (&self.sending, &self.transport, self.outbox.first())
+        else {
             return;
         };
         let (transport, body) = (transport.clone(), batch.body.clone());

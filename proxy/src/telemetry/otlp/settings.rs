@@ -88,7 +88,11 @@ impl Environment {
             Some("none") => return None,
             Some("otlp") => true,
             Some(other) => {
-                tracing::warn!(variable = exporter, value = other, "only otlp and none are known; nothing is exported");
+                tracing::warn!(
+                    variable = exporter,
+                    value = other,
+                    "only otlp and none are known; nothing is exported"
+                );
                 return None;
             }
         };
@@ -97,7 +101,10 @@ impl Environment {
             uri,
             protocol,
             headers: self.of_signal(signal, "HEADERS").map(headers).unwrap_or_default(),
-            timeout: self.of_signal(signal, "TIMEOUT").and_then(|text| millis("TIMEOUT", text)).unwrap_or(TIMEOUT),
+            timeout: self
+                .of_signal(signal, "TIMEOUT")
+                .and_then(|text| millis("TIMEOUT", text))
+                .unwrap_or(TIMEOUT),
             gzip: match self.of_signal(signal, "COMPRESSION") {
                 None | Some("none") => false,
                 Some("gzip") => true,
@@ -123,7 +130,8 @@ impl Environment {
                 }
             }
         };
-        let delay = self.get("OTEL_BSP_SCHEDULE_DELAY").and_then(|text| millis("OTEL_BSP_SCHEDULE_DELAY", text));
+        let delay =
+            self.get("OTEL_BSP_SCHEDULE_DELAY").and_then(|text| millis("OTEL_BSP_SCHEDULE_DELAY", text));
         let queue = number("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE).min(QUEUE);
         Batching {
             items: number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH).min(queue),
@@ -154,7 +162,8 @@ impl Environment {
             },
             (None, None, None) => return None,
         };
-        let is_plain = self.of_signal(signal, "INSECURE").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        let is_plain =
+            self.of_signal(signal, "INSECURE").is_some_and(|text| text.eq_ignore_ascii_case("true"));
         let by_port = || match port(written) {
             Some(GRPC_PORT) => OtlpProtocol::Grpc,
             Some(_) | None => OtlpProtocol::HttpProtobuf,

@@ -1,6 +1,9 @@
 //! What became of telemetry that was to be exported.
 
-use crate::telemetry::{counter::Counter, exposition::Text};
+use crate::telemetry::{
+    counter::Counter,
+    exposition::{Audience, Kind},
+};
 
 /// Figures of one signal.
 #[derive(Debug, Default)]
@@ -17,18 +20,21 @@ pub struct ExportStats {
 pub(in crate::telemetry) type Names = [&'static str; 3];
 
 /// Those of spans.
-pub(in crate::telemetry) const SPANS: Names =
-    ["pillion_otlp_spans_exported_total", "pillion_otlp_spans_dropped_total", "pillion_otlp_spans_failed_total"];
+pub(in crate::telemetry) const SPANS: Names = [
+    "pillion_otlp_spans_exported_total",
+    "pillion_otlp_spans_dropped_total",
+    "pillion_otlp_spans_failed_total",
+];
 
 impl ExportStats {
-    pub(in crate::telemetry) fn write(&self, text: &mut Text, names: Names) {
+    pub(in crate::telemetry) fn write(&self, text: &mut impl Audience, names: Names) {
         let [exported, dropped, failed] = names;
         for (name, help, count) in [
             (exported, "Telemetry the collector has taken.", &self.exported),
             (dropped, "Telemetry lost because too much of it waited.", &self.dropped),
             (failed, "Telemetry the collector has not taken.", &self.failed),
         ] {
-            text.single(name, "counter", help, count.get());
+            text.single(name, Kind::Counter, help, count.get());
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{io::Write, sync::Arc, time::Duration};
 use bytes::{Buf, BufMut, Bytes};
 use flate2::{Compression, write::GzEncoder};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri,
+    HeaderMap, HeaderValue, Request, StatusCode, Uri,
     header::{CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT},
     uri::PathAndQuery,
 };
@@ -94,7 +94,8 @@ impl Failure {
 impl Transport {
     /// A way to `target`; nothing is connected yet. Fails when the certificates to believe cannot be read.
     pub fn new(target: Target) -> Result<Self, Unusable> {
-        let roots = if target.uri.scheme_str() == Some("https") { roots(&target)? } else { RootCertStore::empty() };
+        let roots =
+            if target.uri.scheme_str() == Some("https") { roots(&target)? } else { RootCertStore::empty() };
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| Unusable(error.to_string()))?;
@@ -137,9 +138,11 @@ impl Transport {
         signal: Signal,
         body: Bytes,
     ) -> Result<Bytes, Failure> {
-        let mut grpc = Grpc::with_origin(client.clone(), self.target.uri.clone()).max_decoding_message_size(MAX_ANSWER);
+        let mut grpc =
+            Grpc::with_origin(client.clone(), self.target.uri.clone()).max_decoding_message_size(MAX_ANSWER);
         if self.target.gzip {
-            grpc = grpc.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
+            grpc =
+                grpc.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
         }
         let mut request = tonic::Request::new(body);
         *request.metadata_mut() = MetadataMap::from_headers(self.headers());

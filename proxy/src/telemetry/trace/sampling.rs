@@ -21,7 +21,8 @@ const ALL: u64 = 1 << 32;
 impl Sampling {
     /// What callers say, and a share of the rest.
     pub fn share(fraction: Fraction) -> Self {
-        let share = u64::from(fraction.parts_per_million()) * ALL / u64::from(Fraction::ALL.parts_per_million());
+        let share =
+            u64::from(fraction.parts_per_million()) * ALL / u64::from(Fraction::ALL.parts_per_million());
         Self { share, by_parent: true }
     }
 
@@ -125,9 +126,8 @@ mod tests {
     fn a_share_of_new_traces_is_recorded() {
         let mut rng = fastrand::Rng::with_seed(3);
         let sampling = Sampling::share(Fraction::ONE_PERCENT);
-        let mut count = |said| {
-            (0..100_000).filter(|_| sampling.decides(said, rng.u128(..).to_be_bytes())).count()
-        };
+        let mut count =
+            |said| (0..100_000).filter(|_| sampling.decides(said, rng.u128(..).to_be_bytes())).count();
         let recorded = count(None);
         assert!((900..1100).contains(&recorded), "{recorded} of 100,000");
         assert_eq!((count(Some(true)), count(Some(false))), (100_000, 0));

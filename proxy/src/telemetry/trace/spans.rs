@@ -105,7 +105,8 @@ fn asked(record: &Record, is_server: bool, attributes: &mut Vec<KeyValue>) {
         attributes.push(text("network.protocol.version", version));
     }
     if let Some(peer) = record.downstream_peer {
-        attributes.push(text(if is_server { "client.address" } else { "source.address" }, &peer.ip().to_string()));
+        attributes
+            .push(text(if is_server { "client.address" } else { "source.address" }, &peer.ip().to_string()));
     }
     if record.outcome.grpc {
         attributes.push(text("rpc.system", "grpc"));

@@ -82,7 +82,8 @@ mod tests {
         let (settled, wanted) = settle(&tags, |name| (name == "ZONE").then(|| "b".to_owned()));
         let expected = [("literal", "here"), ("zone", "b"), ("region", "nowhere")];
         assert_eq!(settled, expected.map(|(name, value)| attribute::text(name, value)));
-        let head = HeaderMap::from_iter([(HeaderName::from_static("x-tenant"), HeaderValue::from_static("t"))]);
+        let head =
+            HeaderMap::from_iter([(HeaderName::from_static("x-tenant"), HeaderValue::from_static("t"))]);
         let mut kept = Vec::new();
         keep(&wanted, &head, &mut kept);
         let kept: Vec<_> = kept.iter().map(|(name, value)| (&**name, value.to_str().unwrap())).collect();

@@ -5,12 +5,19 @@ use std::{rc::Rc, sync::Arc};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Carries, EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
+use super::{
+    Carries, EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait,
+    waiting::{Opening, Waiting},
+};
 use crate::{
     body::Body,
     error::ProxyError,
-    net::idle::{ClientIo, Look},
+    net::{
+        idle::{ClientIo, Look},
+        rewind::Io,
+    },
     rt::task,
+    telemetry::record::Waits,
     upstream::{cluster::Connected, cluster::Upstream},
 };
 
@@ -53,19 +60,25 @@ pub struct H1Lease {
 pub(super) async fn checkout(
     pool: &Rc<EndpointPool>,
     upstream: &Arc<Upstream>,
+    waits: &mut Waits,
     now: Instant,
 ) -> Result<Lease, ProxyError> {
     let idle = pool.h1.borrow_mut().take_idle(now);
     let connection = match idle {
         Some(connection) => connection,
-        None => enqueue(pool, upstream).await?,
+        None => enqueue(pool, upstream, waits).await?,
     };
     Ok(Lease::H1(H1Lease { connection: Some(connection), pool: Rc::clone(pool) }))
 }
 
 /// Waits in line while a connection is opened.
-async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<Connection, ProxyError> {
+async fn enqueue(
+    pool: &Rc<EndpointPool>,
+    upstream: &Arc<Upstream>,
+    waits: &mut Waits,
+) -> Result<Connection, ProxyError> {
     let place = upstream.wait_in_line()?;
+    let waiting = Waiting::begin(pool, waits);
     let (sender, receiver) = oneshot::channel();
     let must_dial = {
         let mut h1 = pool.h1.borrow_mut();
@@ -78,7 +91,7 @@ async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<Co
     if must_dial {
         spawn_dial(dial(Rc::clone(pool), Arc::clone(upstream)));
     }
-    wait(upstream, place, receiver).await
+    wait(upstream, place, waiting, receiver).await
 }
 
 async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>) {
@@ -93,9 +106,9 @@ async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>) {
     };
     pool.h1.borrow_mut().line.dialing -= 1;
     match opened {
-        Some(Ok(connection)) => pool.put_h1(connection),
-        Some(Err(error)) => {
-            pool.h1.borrow_mut().line.hand(Err(error));
+        Some((Ok(connection), opening)) => pool.put_h1(connection, opening),
+        Some((Err(error), opening)) => {
+            pool.h1.borrow_mut().line.hand((Err(error), opening));
         }
         None => {}
     }
@@ -106,8 +119,21 @@ async fn open(
     pool: &Rc<EndpointPool>,
     upstream: &Upstream,
     connected: Connected,
+) -> (Result<Connection, ProxyError>, Option<Opening>) {
+    let (io, opening) = pool.connect(upstream, Carries::Http1).await;
+    let connection = match io {
+        Ok(io) => drive(pool, upstream, connected, io).await,
+        Err(error) => Err(error),
+    };
+    (connection, opening)
+}
+
+async fn drive(
+    pool: &Rc<EndpointPool>,
+    upstream: &Upstream,
+    connected: Connected,
+    io: Io,
 ) -> Result<Connection, ProxyError> {
-    let io = pool.connect(upstream, Carries::Http1).await?;
     let endpoint = pool.live.address();
     let (io, look) = ClientIo::new(io);
     let (send, connection) = http1::Builder::new()
@@ -175,8 +201,8 @@ impl Connection {
 }
 
 impl EndpointPool {
-    /// Gives a ready connection to the first in line, or keeps it.
-    fn put_h1(&self, connection: Connection) {
+    /// Gives a ready connection, with how it was opened if it is new, to the first in line, or keeps it.
+    fn put_h1(&self, connection: Connection, opening: Option<Opening>) {
         let streak = if self.state.is_starving() { self.streak.get() + 1 } else { 0 };
         self.streak.set(streak % (FAIR_SHARE + 1));
         if streak > FAIR_SHARE {
@@ -184,7 +210,7 @@ impl EndpointPool {
             return;
         }
         let mut h1 = self.h1.borrow_mut();
-        if let Some(Ok(connection)) = h1.line.hand(Ok(connection))
+        if let Some(Ok(connection)) = h1.line.hand((Ok(connection), opening))
             && self.keeps()
         {
             h1.idle.push(Idle { connection, since: Instant::now() });
@@ -224,14 +250,14 @@ impl H1Lease {
             return;
         }
         if connection.send.is_ready() {
-            self.pool.put_h1(connection);
+            self.pool.put_h1(connection, None);
             return;
         }
         // The response is complete but the request is still being sent, or the connection task has not run since.
         let pool = Rc::clone(&self.pool);
         task::spawn_local_connection("upstream http/1 return", async move {
             if connection.send.ready().await.is_ok() {
-                pool.put_h1(connection);
+                pool.put_h1(connection, None);
             }
         });
     }

@@ -13,10 +13,15 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Carries, EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait};
+use super::{
+    Carries, EndpointPool, FAIR_SHARE, Lease, Line, spawn_dial, wait,
+    waiting::{Opening, Waiting},
+};
 use crate::{
     error::ProxyError,
+    net::rewind::Io,
     rt::task,
+    telemetry::record::Waits,
     upstream::{cluster::Connected, cluster::Upstream},
 };
 
@@ -65,18 +70,24 @@ pub struct H2Lease {
 pub(super) async fn checkout(
     pool: &Rc<EndpointPool>,
     upstream: &Arc<Upstream>,
+    waits: &mut Waits,
     now: Instant,
 ) -> Result<Lease, ProxyError> {
     let free = pool.take_free_h2(now);
     let lease = match free {
         Some(connection) => H2Lease { connection, pool: Rc::clone(pool) },
-        None => enqueue(pool, upstream).await?,
+        None => enqueue(pool, upstream, waits).await?,
     };
     Ok(Lease::H2(lease))
 }
 
-async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<H2Lease, ProxyError> {
+async fn enqueue(
+    pool: &Rc<EndpointPool>,
+    upstream: &Arc<Upstream>,
+    waits: &mut Waits,
+) -> Result<H2Lease, ProxyError> {
     let place = upstream.wait_in_line()?;
+    let waiting = Waiting::begin(pool, waits);
     let (sender, receiver) = oneshot::channel();
     let must_dial = {
         let mut h2 = pool.h2.borrow_mut();
@@ -90,7 +101,7 @@ async fn enqueue(pool: &Rc<EndpointPool>, upstream: &Arc<Upstream>) -> Result<H2
     if must_dial {
         spawn_dial(dial(Rc::clone(pool), Arc::clone(upstream)));
     }
-    wait(upstream, place, receiver).await
+    wait(upstream, place, waiting, receiver).await
 }
 
 /// Opens connections, one after the other, until nobody waits.
@@ -99,13 +110,13 @@ async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>) {
     while wanted() {
         let Some(connected) = pool.permission(&upstream, wanted).await else { break };
         match open(&pool, &upstream, connected).await {
-            Ok(connection) => {
+            (Ok(connection), opening) => {
                 pool.h2.borrow_mut().connections.push(connection);
-                pool.serve_line();
+                pool.serve_line(opening);
             }
-            Err(error) => {
+            (Err(error), opening) => {
                 let mut h2 = pool.h2.borrow_mut();
-                while h2.line.hand(Err(error.clone())).is_none() {}
+                while h2.line.hand((Err(error.clone()), opening)).is_none() {}
             }
         }
     }
@@ -117,8 +128,21 @@ async fn open(
     pool: &Rc<EndpointPool>,
     upstream: &Upstream,
     connected: Connected,
+) -> (Result<Rc<Connection>, ProxyError>, Option<Opening>) {
+    let (io, opening) = pool.connect(upstream, Carries::Http2).await;
+    let connection = match io {
+        Ok(io) => drive(pool, upstream, connected, io).await,
+        Err(error) => Err(error),
+    };
+    (connection, opening)
+}
+
+async fn drive(
+    pool: &Rc<EndpointPool>,
+    upstream: &Upstream,
+    connected: Connected,
+    io: Io,
 ) -> Result<Rc<Connection>, ProxyError> {
-    let io = pool.connect(upstream, Carries::Http2).await?;
     let endpoint = pool.live.address();
     let (send, connection) = h2::client::Builder::new()
         .enable_push(false)
@@ -211,15 +235,16 @@ impl EndpointPool {
         self.h2.borrow_mut().take_free(now, self.state.is_starving())
     }
 
-    /// Gives free places to those in line, as leases: one that is not picked up gives its place back.
-    fn serve_line(self: &Rc<Self>) {
+    /// Gives free places to those in line, as leases: one that is not picked up gives its place back. A connection that
+    /// was opened for them comes with how.
+    fn serve_line(self: &Rc<Self>, opening: Option<Opening>) {
         loop {
             let mut h2 = self.h2.borrow_mut();
             if h2.line.is_empty() {
                 return;
             }
             let Some(connection) = h2.take_free(Instant::now(), self.state.is_starving()) else { return };
-            let unwanted = h2.line.hand(Ok(H2Lease { connection, pool: Rc::clone(self) }));
+            let unwanted = h2.line.hand((Ok(H2Lease { connection, pool: Rc::clone(self) }), opening));
             // Dropping a lease looks at the line again.
             drop(h2);
             drop(unwanted);
@@ -251,7 +276,7 @@ impl Drop for H2Lease {
             }
         }
         if !self.pool.h2.borrow().line.waiters.is_empty() {
-            self.pool.serve_line();
+            self.pool.serve_line(None);
         }
     }
 }

@@ -10,6 +10,7 @@
 mod h1;
 mod h2;
 mod secure;
+mod waiting;
 
 use std::{
     cell::{Cell, RefCell},
@@ -35,12 +36,15 @@ use crate::{
     error::{Limit, ProxyError},
     net::rewind::Io,
     rt::task,
-    telemetry::Metrics,
+    telemetry::{Metrics, record::Waits},
     tls::credentials::Wallet,
 };
 
-use self::secure::Carries;
 pub use self::{h1::H1Lease, h2::H2Lease};
+use self::{
+    secure::Carries,
+    waiting::{Opening, Waiting},
+};
 
 /// How long a request waits for a connection when no more may be opened (Linkerd's fail-fast timeout).
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,6 +90,8 @@ pub(crate) struct EndpointPool {
     live: Arc<LiveEndpoint>,
     state: Arc<State>,
     idle_timeout: Cell<Duration>,
+    /// The connection being opened, the latest where there are several.
+    opening: Cell<Option<Opening>>,
     /// HTTP/1 connections handed on within the own line while others of the cluster starve.
     streak: Cell<u32>,
     h1: RefCell<h1::Pool>,
@@ -95,9 +101,12 @@ pub(crate) struct EndpointPool {
 /// Requests in line for a connection of kind `C`, and how many are being opened for them.
 #[derive(Debug)]
 struct Line<C> {
-    waiters: VecDeque<oneshot::Sender<Result<C, ProxyError>>>,
+    waiters: VecDeque<oneshot::Sender<Handed<C>>>,
     dialing: usize,
 }
+
+/// What comes to the first in line: a connection or why there is none, and how it was opened unless it was given back.
+type Handed<C> = (Result<C, ProxyError>, Option<Opening>);
 
 impl<C> Default for Line<C> {
     fn default() -> Self {
@@ -106,15 +115,15 @@ impl<C> Default for Line<C> {
 }
 
 impl<C> Line<C> {
-    /// Hands `result` to the first who still waits; gives it back when nobody does.
-    fn hand(&mut self, mut result: Result<C, ProxyError>) -> Option<Result<C, ProxyError>> {
+    /// Hands it to the first who still waits; gives it back when nobody does.
+    fn hand(&mut self, mut handed: Handed<C>) -> Option<Result<C, ProxyError>> {
         while let Some(waiter) = self.waiters.pop_front() {
-            match waiter.send(result) {
+            match waiter.send(handed) {
                 Ok(()) => return None,
-                Err(unwanted) => result = unwanted,
+                Err(unwanted) => handed = unwanted,
             }
         }
-        Some(result)
+        Some(handed.0)
     }
 
     fn is_empty(&self) -> bool {
@@ -132,20 +141,20 @@ impl Pools {
         Self { connector, endpoints: RefCell::default() }
     }
 
-    /// A connection to the endpoint, waiting for one if need be. The flag says whether it has carried a request
-    /// before.
+    /// A connection to the endpoint, waiting for one if need be; how long is added to `waits`.
     pub async fn checkout(
         &self,
         upstream: &Arc<Upstream>,
         live: &Arc<LiveEndpoint>,
         http2: bool,
+        waits: &mut Waits,
         now: Instant,
     ) -> Result<Lease, ProxyError> {
         let pool = self.endpoint(upstream, live);
         if http2 {
-            h2::checkout(&pool, upstream, now).await
+            h2::checkout(&pool, upstream, waits, now).await
         } else {
-            h1::checkout(&pool, upstream, now).await
+            h1::checkout(&pool, upstream, waits, now).await
         }
     }
 
@@ -157,6 +166,7 @@ impl Pools {
                 live: Arc::clone(live),
                 state: Arc::clone(upstream.state()),
                 idle_timeout: Cell::new(Duration::ZERO),
+                opening: Cell::new(None),
                 streak: Cell::new(0),
                 h1: RefCell::default(),
                 h2: RefCell::default(),
@@ -214,7 +224,7 @@ impl Pools {
         let pool = self.endpoint(upstream, live);
         let connected = upstream.open_connection();
         let connected = connected.ok_or_else(|| upstream.overflow(Limit::MaxConnections))?;
-        Ok((pool.connect(upstream, Carries::Opaque).await?, connected))
+        Ok((pool.connect(upstream, Carries::Opaque).await.0?, connected))
     }
 
     /// What the own identity is proved with.
@@ -264,11 +274,15 @@ impl EndpointPool {
 async fn wait<C>(
     upstream: &Upstream,
     _place: Pending,
-    receiver: oneshot::Receiver<Result<C, ProxyError>>,
+    waiting: Waiting<'_>,
+    receiver: oneshot::Receiver<Handed<C>>,
 ) -> Result<C, ProxyError> {
     let limit = QUEUE_TIMEOUT + upstream.cluster().pool.connect_timeout;
     match tokio::time::timeout(limit, receiver).await {
-        Ok(Ok(result)) => result,
+        Ok(Ok((result, opened))) => {
+            waiting.end(opened);
+            result
+        }
         Ok(Err(_)) | Err(_) => Err(upstream.overflow(Limit::MaxConnections)),
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::EndpointPool;
+use super::{EndpointPool, waiting::Opening};
 use crate::{
     error::{ProxyError, Refusal},
     net::{
@@ -41,8 +41,25 @@ struct Securing {
 }
 
 impl EndpointPool {
-    /// Opens a connection to the endpoint.
-    pub(super) async fn connect(&self, upstream: &Upstream, carries: Carries) -> Result<Io, ProxyError> {
+    /// Opens a connection to the endpoint, and says how long which part of that took.
+    pub(super) async fn connect(
+        &self,
+        upstream: &Upstream,
+        carries: Carries,
+    ) -> (Result<Io, ProxyError>, Option<Opening>) {
+        let mut opening = Opening::begin(Instant::now());
+        self.opening.set(Some(opening));
+        let result = self.opened(upstream, carries, &mut opening).await;
+        self.opening.set(None);
+        (result, Some(opening))
+    }
+
+    async fn opened(
+        &self,
+        upstream: &Upstream,
+        carries: Carries,
+        opening: &mut Opening,
+    ) -> Result<Io, ProxyError> {
         let pool = &upstream.cluster().pool;
         let endpoint = self.live.address();
         // What cannot be secured for a lack of ours is no fault of the endpoint's.
@@ -56,10 +73,13 @@ impl EndpointPool {
                 other => ProxyError::ConnectFailed { endpoint, reason: other.to_string().into() },
             })
         })?;
+        opening.connected(Instant::now());
         let io = match securing {
             None => Io::new(stream),
             Some(securing) => {
+                self.opening.set(Some(*opening));
                 let secured = Box::pin(timeout_at(deadline, secure(securing, stream))).await;
+                opening.secured(Instant::now());
                 let io = secured.unwrap_or(Err(Refusal::Timeout)).map_err(|refusal| self.refused(refusal))?;
                 self.connector.metrics.tls.done(Direction::Outbound);
                 io

@@ -25,17 +25,27 @@ fn the_environment_wins_over_the_mesh() {
     for (variables, expected) in [
         (vec![], Some(of_mesh)),
         (vec![(ALL, "")], Some(of_mesh)),
-        (vec![(PROTOCOL, "http/protobuf")], Some(("http://collector.istio-system:4317/v1/traces", HttpProtobuf))),
+        (
+            vec![(PROTOCOL, "http/protobuf")],
+            Some(("http://collector.istio-system:4317/v1/traces", HttpProtobuf)),
+        ),
         (vec![(ALL, "http://here:4318")], Some(("http://here:4318/v1/traces", HttpProtobuf))),
         (vec![(ALL, "http://here:4318/base/")], Some(("http://here:4318/base/v1/traces", HttpProtobuf))),
         (vec![(ALL, "http://here:4317")], Some(("http://here:4317/", Grpc))),
         (vec![(ALL, "https://[::1]:4317")], Some(("https://[::1]:4317/", Grpc))),
         (vec![(ALL, "http://here:9"), (PROTOCOL, "grpc")], Some(("http://here:9/", Grpc))),
         (vec![(ALL, "here:4317")], Some(("https://here:4317/", Grpc))),
-        (vec![(ALL, "here:4317"), ("OTEL_EXPORTER_OTLP_INSECURE", "true")], Some(("http://here:4317/", Grpc))),
+        (
+            vec![(ALL, "here:4317"), ("OTEL_EXPORTER_OTLP_INSECURE", "true")],
+            Some(("http://here:4317/", Grpc)),
+        ),
         (vec![(ALL, "http://a:1"), (OWN, "http://b:2/x")], Some(("http://b:2/x", HttpProtobuf))),
         (
-            vec![(ALL, "http://a:1"), (PROTOCOL, "grpc"), ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")],
+            vec![
+                (ALL, "http://a:1"),
+                (PROTOCOL, "grpc"),
+                ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+            ],
             Some(("http://a:1/v1/traces", HttpProtobuf)),
         ),
         (vec![(ALL, "ftp://a:1")], None),
@@ -70,7 +80,8 @@ fn signals_have_addresses_of_their_own() {
 
 #[test]
 fn what_requests_carry_and_how() {
-    let target = |variables: &[(&str, &str)]| environment(variables).target(Signal::Traces, Some(&mesh())).unwrap();
+    let target =
+        |variables: &[(&str, &str)]| environment(variables).target(Signal::Traces, Some(&mesh())).unwrap();
     let plain = target(&[]);
     assert_eq!((plain.headers.len(), plain.timeout, plain.gzip, plain.roots), (0, TIMEOUT, false, None));
     let full = target(&[

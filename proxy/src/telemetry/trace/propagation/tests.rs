@@ -149,7 +149,8 @@ fn every_form_is_continued_in_its_form_and_as_traceparent() {
         let (context, _, after) = through(&came, Fraction::NONE);
         assert_eq!((text(&context.trace_id), context.sampled), (trace.to_owned(), sampled), "{came:?}");
         assert_eq!(context.parent.map(|span| text(&span)), Some(SPAN.to_owned()), "{came:?}");
-        let goes_on: BTreeMap<_, _> = goes_on.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let goes_on: BTreeMap<_, _> =
+            goes_on.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         assert_eq!(after, goes_on, "{came:?}");
     }
 }
@@ -212,7 +213,8 @@ fn without_a_valid_context_a_trace_begins_here() {
 #[test]
 fn a_later_version_is_read_as_far_as_it_is_known() {
     for later in [format!("01-{TRACE}-{SPAN}-ff"), format!("cc-{TRACE}-{SPAN}-01-what-the-future-brings")] {
-        let (context, entered, _) = through(&[("traceparent", &later), ("tracestate", "a=b")], Fraction::NONE);
+        let (context, entered, _) =
+            through(&[("traceparent", &later), ("tracestate", "a=b")], Fraction::NONE);
         assert_eq!((text(&context.trace_id), context.sampled), (TRACE.to_owned(), true), "{later}");
         assert_eq!(entered["traceparent"], format!("00-{TRACE}-{}-01", text(&context.span_id)));
         assert_eq!(entered["tracestate"], "a=b");
@@ -261,10 +263,10 @@ fn who_takes_no_part_changes_nothing() {
     let came = head(&[("b3", &format!("{SHORT}-{SPAN}-1")), ("tracestate", "a=b")]);
     let context = read(&came).unwrap();
     assert!(!context.is_own() && context.sampled);
-    assert_eq!((text(&context.trace_id), context.parent.map(|span| text(&span))), (
-        LONG_OF_SHORT.to_owned(),
-        Some(SPAN.to_owned())
-    ));
+    assert_eq!(
+        (text(&context.trace_id), context.parent.map(|span| text(&span))),
+        (LONG_OF_SHORT.to_owned(), Some(SPAN.to_owned()))
+    );
     assert_eq!(read(&head(&[("b3", "1")])), None);
 }
 

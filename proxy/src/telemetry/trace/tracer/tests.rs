@@ -21,8 +21,7 @@ fn modes_survive_packing() {
         for bits in 0..16_u8 {
             let is = |bit: u8| bits & bit != 0;
             let name = if is(1) { "parentbased_always_on" } else { "always_on" };
-            let sampling =
-                if is(8) { Sampling::share(share) } else { Sampling::named(name, None).unwrap() };
+            let sampling = if is(8) { Sampling::share(share) } else { Sampling::named(name, None).unwrap() };
             let mode = Mode { sampling, is_active: is(2), errors: is(4), has_tags: is(1) };
             assert_eq!(Mode::unpack(mode.pack()), mode);
         }
