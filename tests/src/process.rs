@@ -168,7 +168,7 @@ impl Process {
         let ended = tokio::time::timeout(limit, self.child.wait()).await;
         let status = ended.with_context(|| format!("{} still runs after {limit:?}", self.name))??;
         let readers = &self.readers;
-        crate::eventually("all it wrote", || async {
+        eventually("all it wrote", || async {
             ensure!(readers.iter().all(Task::is_finished), "its output is still open");
             Ok(())
         })
