@@ -13,15 +13,21 @@ impl Span {
         spans.sort_by_key(|span| span.start);
         let begin = spans.first().map_or(0, |span| span.start);
         let is_root = |span: &Self| !spans.iter().any(|other| other.span_id == span.parent);
+        let (roots, mut others): (Vec<_>, Vec<_>) = spans.iter().copied().partition(|span| is_root(span));
         let mut text = String::new();
-        for root in spans.iter().filter(|span| is_root(span)) {
-            draw(&mut text, root, &spans, begin, 0);
+        for root in roots {
+            draw(&mut text, root, &mut others, begin, 0);
+        }
+        // Whatever hangs on itself.
+        while let Some(span) = others.pop() {
+            draw(&mut text, span, &mut others, begin, 0);
         }
         text
     }
 }
 
-fn draw(text: &mut String, span: &Span, all: &[&Span], begin: u64, depth: usize) {
+/// Draws a span, and of the others those under it, which are used up.
+fn draw(text: &mut String, span: &Span, others: &mut Vec<&Span>, begin: u64, depth: usize) {
     // Spans of one process have one clock; between processes of this machine it is the same.
     let after = std::time::Duration::from_nanos(span.start.saturating_sub(begin));
     let what = format!("{}{} ", "  ".repeat(depth), span.service);
@@ -29,7 +35,7 @@ fn draw(text: &mut String, span: &Span, all: &[&Span], begin: u64, depth: usize)
     let told = ["http.response.status_code", "server.address", "pillion.flag", "pillion.verdict"];
     let told: Vec<&str> =
         told.map(|name| span.attribute(name)).into_iter().filter(|it| !it.is_empty()).collect();
-    // Writing to a string cannot fail. A tree deeper than this is no trace of ours.
+    // Writing to a string cannot fail.
     let _infallible = writeln!(
         text,
         "{what:<34} {:<8} {:<34} +{:>8.2} ms {:>8.2} ms  {}{mark}",
@@ -39,10 +45,9 @@ fn draw(text: &mut String, span: &Span, all: &[&Span], begin: u64, depth: usize)
         span.duration.as_secs_f64() * 1e3,
         told.join(" "),
     );
-    if depth < 32 {
-        for child in all.iter().filter(|other| other.parent == span.span_id) {
-            draw(text, child, all, begin, depth + 1);
-        }
+    let children: Vec<&Span> = others.extract_if(.., |other| other.parent == span.span_id).collect();
+    for child in children {
+        draw(text, child, others, begin, depth + 1);
     }
 }
 
