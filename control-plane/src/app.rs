@@ -12,12 +12,12 @@ use tokio::{
 };
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Gate},
     config::{Config, Source},
     index::Index,
     metrics::Metrics,
     naming::Naming,
-    serve::{self, Hub, Issuer, State},
+    serve::{self, Hub, Issuer, Observatory, State},
     source::{Update, dir::Directory},
 };
 
@@ -35,6 +35,7 @@ pub async fn run(config: Config) -> Result<()> {
     let xds_tls = bind_if(secured, "--xds-tls-addr").await?;
     let admin = bind(config.admin_addr, "--admin-addr").await?;
 
+    let gate = Gate::open(config.state_dir.as_deref())?;
     let metrics = Metrics::new();
     let issuer = Issuer::open(&config, &metrics)?;
     let mut state = State::new(Index::new(naming), Arc::new(config.mesh()), metrics.clone());
@@ -61,7 +62,7 @@ pub async fn run(config: Config) -> Result<()> {
         let served = serve::serve_secured(xds, hub.clone(), desk, until(stopped));
         tasks.spawn(async move { served.await.context("serving proxies over TLS failed") });
     }
-    let pages = Admin { hub, metrics };
+    let pages = Admin { observatory: Observatory::new(hub.clone()), hub, metrics, gate };
     let admin = tasks.spawn(async move {
         pages.serve(admin).await;
         Err(anyhow!("the admin port ended"))

@@ -23,13 +23,14 @@ mod validate;
 mod yaml;
 
 pub use app::run;
-pub use ca::{Phase, create_certificate, request_root, rotation};
+pub use ca::{Phase, admin_token, create_certificate, read_token, request_root, rotation};
 pub use check::{Checked, check_files};
 pub use config::{Config, Outbound, Source, lifetime};
 pub use crds::crds;
 pub use problem::{Problem, Severity};
 pub use serve::{
-    AuthorityStatus, BreakerState, CertificateStatus, EndpointState, ProxyStatus, Refusal, Role,
-    StatusReport, Unhealthy, UnhealthyBreaker, UnhealthyEndpoint,
+    AuthorityStatus, Blamed, BreakerState, Causes, CertificateStatus, Counts, EndpointState, Explanation,
+    Line, ProxyFigures, ProxyStatus, Refusal, Role, Silence, StatusReport, Told, Unhealthy, UnhealthyBreaker,
+    UnhealthyEndpoint,
 };
 pub use token::create_token;

@@ -125,7 +125,7 @@ impl Metrics {
         }
         metrics.register_authority(&mut registry);
         // Families without a sample are not told: there is one before anything is refused.
-        metrics.not_issued.get_or_create(&OfReason { reason: "rate" });
+        drop(metrics.not_issued.get_or_create(&OfReason { reason: "rate" }));
         metrics.registry = Arc::new(registry);
         metrics
     }

@@ -27,6 +27,7 @@ use crate::{
         ads::{Client, Query},
         identity::{Keeper, Parts, files::Files, status::Status},
         jwks,
+        observe::Sights,
         state::Control,
         store, telemetry,
     },
@@ -42,7 +43,7 @@ use crate::{
         task::{self, Failures, Supervisor},
     },
     telemetry::{
-        AccessLog, Journal, Metrics, Sinks, access_log, log, otlp,
+        AccessLog, Journal, Metrics, Sinks, access_log, log, metrics, otlp,
         trace::{self, Tracer},
     },
     tls::credentials::Wallet,
@@ -109,10 +110,18 @@ pub fn run(config: Config) -> Result<()> {
         let (wants, wanted) = watch::channel(otlp::Wanted::default());
         let environment = Arc::new(otlp::settings::Environment::of_process());
         let place = otlp::resource::Place::of_process(config.workload_name(), config.pod_ip);
-        let (tracer, spans, flusher) =
-            trace::export::new(&place, &environment, wanted, &metrics, seed.generator(usize::MAX - 1));
+        let (tracer, spans, flusher) = trace::export::new(
+            &place,
+            &environment,
+            wanted.clone(),
+            &metrics,
+            seed.generator(usize::MAX - 1),
+        );
         let sinks = sinks(&config, tracer, &metrics)?;
         let shared = Shared::new(&config, demands, (sinks, metrics), seed);
+        let told = (&shared.metrics, &shared.drain);
+        let (figures, walking, last_figures) =
+            metrics::export::new(&place, &environment, wanted, told, shared.seed.generator(usize::MAX - 2));
         let (queries, asked) = mpsc::channel(QUERIES);
         let access = access(&config, &shared)?;
         let client = client(&config, &shared, access.clone(), demanded, asked)?;
@@ -140,6 +149,8 @@ pub fn run(config: Config) -> Result<()> {
         let following = telemetry::follow(Arc::clone(&shared.views), wants, shared.sinks.access_log.clone());
         supervisor
             .spawn_critical("telemetry", following.map(|never| -> Result<(), Infallible> { match never {} }));
+        supervisor.spawn_critical::<Infallible>("figures", async { match figures.run().await {} });
+        supervisor.spawn_critical::<Infallible>("walks", async { match walking.await {} });
         supervisor
             .spawn_critical("spans", spans.run().map(|never| -> Result<(), Infallible> { match never {} }));
         if let Some(keeper) = keeper {
@@ -147,6 +158,7 @@ pub fn run(config: Config) -> Result<()> {
         }
         until_stopped(&shared.drain, failures, config.drain_timeout).await?;
         flusher.flush(LAST_LINES).await;
+        last_figures.tell(LAST_LINES).await;
         shared.sinks.access_log.close(LAST_LINES);
         Ok(())
     })
@@ -252,7 +264,10 @@ fn client(
             Err(error) => tracing::warn!(%error, "snapshot not used"),
         }
     }
-    let client = Client::new(control, wanted, asked, metrics, snapshot_file, shared.seed.generator(0));
+    let (views, journal) = (Arc::clone(&shared.views), shared.sinks.journal.clone());
+    let sights = Sights { metrics: Arc::clone(&metrics), views, journal };
+    let rng = shared.seed.generator(0);
+    let client = Client::new(control, (wanted, asked), metrics, Arc::new(sights), snapshot_file, rng);
     Ok(async move {
         client.run(access).await;
         Ok(())

@@ -28,7 +28,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     jwt::Issuers,
     limit::Limiter,
-    telemetry::requests::RequestStats,
+    telemetry::{RouteStats, requests::RequestStats},
     upstream::{Guards, Registry, Upstream, breaker::Breaker},
 };
 
@@ -101,6 +101,8 @@ pub struct LiveRoute {
     pub breaker: Option<Arc<Breaker>>,
     /// The rate limit of the rule.
     pub limiter: Option<Arc<Limiter>>,
+    /// Where its requests are counted.
+    pub stats: Arc<RouteStats>,
 }
 
 /// The own workload as it lives.
@@ -136,6 +138,14 @@ impl View {
     /// What is known of a host (in lower case) and port.
     pub fn entry(&self, host: &str, port: u16) -> Option<&Entry> {
         self.hosts.get(&Asked(host, port))
+    }
+
+    /// The destinations that are described.
+    pub fn destinations(&self) -> impl Iterator<Item = &Arc<Destination>> {
+        self.hosts.values().filter_map(|entry| match entry {
+            Entry::Known(destination) => Some(destination),
+            Entry::Absent(_) => None,
+        })
     }
 
     /// Puts in what is known of a host and port.
@@ -206,6 +216,7 @@ impl LiveRoute {
             mirrors: route.mirrors.iter().map(|mirror| live(&mirror.target)).collect(),
             breaker: breaker.map(|policy| shared.breaker(&route.name, policy)),
             limiter: resilience.rate_limit.as_ref().map(|policy| shared.limiter(policy)),
+            stats: Arc::default(),
         }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) use self::{
 };
 pub use self::{
     rotation::Phase,
-    state_dir::{request_root, rotation},
+    state_dir::{admin_token, read_token, request_root, rotation},
 };
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //!   root.pem            every root that is to be believed: what a proxy is given as --root-file   0644
 //!   root-key.pem        key of the root that signs                                                0600
 //!   token-key.pem       key by which tokens for workloads are signed, made on first use           0600
+//!   admin.token         what must be shown by who wants to be told of traffic, made on first use  0600
 //!   next-root-key.pem   while the root is changed: key of the one that will sign                  0600
 //!   retiring.pem        while the root is changed: the one that has signed                        0644
 //! ```
@@ -21,6 +22,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use aws_lc_rs::rand;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use super::{authority::Authority, certificate::Certificate, rotation::Phase};
@@ -28,6 +30,7 @@ use super::{authority::Authority, certificate::Certificate, rotation::Phase};
 const ROOTS: &str = "root.pem";
 const ROOT_KEY: &str = "root-key.pem";
 const TOKEN_KEY: &str = "token-key.pem";
+const ADMIN_TOKEN: &str = "admin.token";
 const NEXT_KEY: &str = "next-root-key.pem";
 const RETIRING: &str = "retiring.pem";
 
@@ -87,6 +90,18 @@ impl StateDir {
             self.create(TOKEN_KEY, &new_key()?.serialize_pem(), SECRET)?;
         }
         read_key(&path, Access::Private)
+    }
+
+    /// The token by which people are told of traffic; made on first use.
+    pub(crate) fn admin_token(&self) -> Result<String> {
+        let path = self.0.join(ADMIN_TOKEN);
+        if !exists(&path)? {
+            let mut random = [0; 32];
+            rand::fill(&mut random).ok().context("there is no randomness for a token")?;
+            let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            self.create(ADMIN_TOKEN, &(token + "\n"), SECRET)?;
+        }
+        token_in(&path, Access::Private)
     }
 
     /// Where a change of the root stands.
@@ -237,17 +252,43 @@ fn exists(path: &Path) -> Result<bool> {
     path.try_exists().with_context(|| format!("cannot look at {}", path.display()))
 }
 
+/// The token for people that asks of traffic in the state directory of a control plane.
+pub fn admin_token(state_dir: &Path) -> Result<String> {
+    token_in(&state_dir.join(ADMIN_TOKEN), Access::Private)
+        .context("the control plane makes the token when it is started with this --state-dir")
+}
+
+/// Reads a token for people from a file of theirs. No error shows what was read.
+pub fn read_token(path: &Path) -> Result<String> {
+    token_in(path, Access::Given)
+}
+
+fn token_in(path: &Path, access: Access) -> Result<String> {
+    let text = read_secret(path, access)?;
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        bail!("{0} holds no token: remove it and start the control plane again", path.display());
+    }
+    Ok(token.to_owned())
+}
+
 /// Reads a private key. No error shows what was read.
 fn read_key(path: &Path, access: Access) -> Result<KeyPair> {
+    let text = read_secret(path, access)?;
+    KeyPair::from_pem(&text)
+        .ok()
+        .with_context(|| format!("{} holds no private key: {RESTORE}", path.display()))
+}
+
+/// Reads what others must not know.
+fn read_secret(path: &Path, access: Access) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mode = fs::metadata(path).map(|metadata| metadata.permissions().mode()).unwrap_or_default();
     // Of the group's rights nothing is said: volumes are given to a group, keys and all.
     if access == Access::Private && mode & 0o007 != 0 {
         bail!("everybody can read {0}: say chmod 600 {0}", path.display());
     }
-    KeyPair::from_pem(&text)
-        .ok()
-        .with_context(|| format!("{} holds no private key: {RESTORE}", path.display()))
+    Ok(text)
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate>> {

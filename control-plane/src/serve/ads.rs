@@ -24,7 +24,7 @@ use tonic::{
     },
 };
 
-use super::{Command, Desk, Hub, Stream, callers::Callers, signing::Signing, tls};
+use super::{Command, Desk, Hub, Stream, callers::Callers, observe, signing::Signing, tls};
 use crate::task;
 
 /// Room for one unanswered response of each kind and the reason for a close.
@@ -78,6 +78,7 @@ fn services(hub: Hub, callers: Option<Callers>) -> Router {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .add_service(observe::service(hub.clone(), callers.clone()))
         .add_service(AggregatedDiscoveryServiceServer::new(Ads { hub, callers }))
         .add_service(reports)
 }

@@ -2,11 +2,13 @@
 //!
 //! One task owns everything that changes (`state`): the index, the resources in demand and the sessions. Streams and
 //! the admin port talk to it by [`Command`]s through a bounded queue, so there is no lock and every answer comes from
-//! one consistent state. What proxies report of destinations in trouble is kept there, too (`reports`).
+//! one consistent state. What proxies report of destinations in trouble is kept there, too (`reports`). What people ask
+//! about traffic goes to the proxies themselves (`observe`).
 
 mod ads;
 mod callers;
 mod issuer;
+mod observe;
 mod reports;
 mod scope;
 mod signing;
@@ -36,6 +38,8 @@ use tokio::{
 };
 use tonic::Status;
 
+pub use self::observe::{Blamed, Causes, Counts, Explanation, Line, ProxyFigures, Silence, Told};
+use self::observe::{Observer, Posed};
 pub use self::status::{
     AuthorityStatus, BreakerState, CertificateStatus, EndpointState, ProxyStatus, Refusal, Role,
     StatusReport, Unhealthy, UnhealthyBreaker, UnhealthyEndpoint,
@@ -43,6 +47,7 @@ pub use self::status::{
 pub(crate) use self::{
     ads::{serve, serve_secured},
     issuer::{Desk, Issuer},
+    observe::Observatory,
     state::State,
     status::Facts,
 };
@@ -62,6 +67,15 @@ pub(crate) enum Command {
     Close(u64),
     /// The proxy connected from there has reported destinations in trouble; is there such a proxy?
     Unhealthy(SocketAddr, HealthReport, oneshot::Sender<bool>),
+    /// The proxy connected from there, with that identity, can be asked; is there such a proxy?
+    Attach {
+        peer: SocketAddr,
+        identity: Option<Identity>,
+        ask: mpsc::Sender<Posed>,
+        answer: oneshot::Sender<bool>,
+    },
+    /// Which proxies are there to be asked?
+    Observers(oneshot::Sender<Vec<Observer>>),
     /// How do the connected proxies stand to the authority?
     Standing(oneshot::Sender<Vec<Standing>>),
     /// The authority is this now.

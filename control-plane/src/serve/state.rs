@@ -5,6 +5,8 @@
 //! it. Sessions allow one unanswered response of each kind, which bounds what can wait for a slow proxy; what changes
 //! meanwhile is sent once, in its latest state.
 
+mod observers;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     net::SocketAddr,
@@ -24,6 +26,7 @@ use tonic::Status;
 
 use super::{
     Command, Stream,
+    observe::Posed,
     reports::Reports,
     scope,
     status::{Facts, ProxyStatus, Refusal, StatusReport},
@@ -90,6 +93,8 @@ struct Proxy {
     refusals: VecDeque<Refusal>,
     /// Kinds of which it has refused the latest.
     refused: BTreeSet<ResourceKind>,
+    /// The way to ask it about its traffic, while there is one.
+    ask: Option<mpsc::Sender<Posed>>,
 }
 
 impl Proxy {
@@ -237,6 +242,7 @@ impl State {
                     unanswered: BTreeMap::new(),
                     refusals: VecDeque::new(),
                     refused: BTreeSet::new(),
+                    ask: None,
                 };
                 self.proxies.insert(id, proxy);
             }
@@ -247,6 +253,10 @@ impl State {
                 self.metrics.reported(self.reports.totals());
                 let _ = answer.send(is_known);
             }
+            Command::Attach { peer, identity, ask, answer } => {
+                let _ = answer.send(self.attach(peer, identity.as_ref(), ask));
+            }
+            Command::Observers(answer) => drop(answer.send(self.observers())),
             Command::Standing(answer) => drop(answer.send(self.standing())),
             Command::Authority(facts) => self.set_authority(*facts),
             // Who asked may have gone meanwhile.

@@ -2,7 +2,7 @@
 //!
 //! Messages go between the stream and the session; when the stream ends it is opened again after a pause that grows
 //! to five seconds. What is held stays in force meanwhile, and the next stream begins by saying what that is, so only
-//! differences travel. Reports of what is not well travel beside the stream.
+//! differences travel. Reports of what is not well travel beside the stream, and so do questions about traffic.
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
@@ -19,6 +19,7 @@ use tonic::Streaming;
 
 use super::{
     access::{self, Access, Proof},
+    observe::{Attachment, Observed},
     report::Calls,
     state::Control,
     store,
@@ -61,6 +62,7 @@ pub struct Client {
     demands: mpsc::Receiver<Demand>,
     queries: mpsc::Receiver<Query>,
     metrics: Arc<Metrics>,
+    observed: Arc<dyn Observed>,
     snapshot_file: Option<PathBuf>,
     saved_revision: i64,
     rng: fastrand::Rng,
@@ -71,6 +73,7 @@ struct Stream {
     outbox: mpsc::Sender<DeltaDiscoveryRequest>,
     inbox: Streaming<DeltaDiscoveryResponse>,
     reports: Calls,
+    questions: Attachment,
 }
 
 /// Why a stream is no more.
@@ -82,16 +85,16 @@ enum End {
 }
 
 impl Client {
-    /// A client that has not connected yet.
+    /// A client that has not connected yet. The control plane may ask what `observed` knows.
     pub fn new(
         control: Control,
-        demands: mpsc::Receiver<Demand>,
-        queries: mpsc::Receiver<Query>,
+        (demands, queries): (mpsc::Receiver<Demand>, mpsc::Receiver<Query>),
         metrics: Arc<Metrics>,
+        observed: Arc<dyn Observed>,
         snapshot_file: Option<PathBuf>,
         rng: fastrand::Rng,
     ) -> Self {
-        Self { control, demands, queries, metrics, snapshot_file, saved_revision: 0, rng }
+        Self { control, demands, queries, metrics, observed, snapshot_file, saved_revision: 0, rng }
     }
 
     /// Runs for the life of the process. Without a way to a control plane what is held is all there will ever be.
@@ -101,12 +104,14 @@ impl Client {
         let Some(access) = access else { match self.serve(&mut tick).await {} };
         self.meanwhile(certified(&access), &mut tick).await;
         self.metrics.xds.disconnect();
+        let observed = Arc::clone(&self.observed);
         let mut pause = PAUSE.0;
         let mut certificate_failed = false;
         loop {
             let proof = access.proof(certificate_failed);
             let renewed = access.renewed();
-            let connected = self.meanwhile(timeout(CONNECT, connect(&access, proof)), &mut tick).await;
+            let connecting = timeout(CONNECT, connect(&access, proof, &observed));
+            let connected = self.meanwhile(connecting, &mut tick).await;
             certificate_failed = proof == Proof::Certificate && !matches!(connected, Ok(Ok(_)));
             match connected {
                 Ok(Ok(stream)) => {
@@ -197,6 +202,7 @@ impl Client {
                 },
                 () = &mut certified => break End::Certified,
                 () = stream.reports.ended() => {}
+                never = stream.questions.attend() => match never {},
                 () = self.step(tick) => {}
             }
         };
@@ -257,11 +263,16 @@ async fn certified(access: &Access) {
 }
 
 /// Opens a connection and a stream on it.
-async fn connect(access: &Access, proof: Proof) -> Result<Stream, tonic::Status> {
+async fn connect(
+    access: &Access,
+    proof: Proof,
+    observed: &Arc<dyn Observed>,
+) -> Result<Stream, tonic::Status> {
     let link = access.open(proof).await?;
     let reports = Calls::new(link.clone());
+    let questions = Attachment::new(link.clone(), Arc::clone(observed));
     let mut client = AggregatedDiscoveryServiceClient::new(link).max_decoding_message_size(64 << 20);
     let (outbox, requests) = mpsc::channel(OUTBOX);
     let inbox = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
-    Ok(Stream { outbox, inbox, reports })
+    Ok(Stream { outbox, inbox, reports, questions })
 }

@@ -221,6 +221,7 @@ impl Exchange {
         };
         let rule = found.route;
         self.finish.note(|record| record.route = Some(Arc::clone(&rule.name)));
+        self.finish.route = Some(Arc::clone(&found.live.stats));
         self.allowance = self.limit(found.live.limiter.as_ref(), &request)?;
         let injected;
         (self.delay, injected) = self.inject(rule);

@@ -26,7 +26,7 @@ use crate::{
     kin::Story,
     rt::clock,
     telemetry::{
-        self, Record, RequestStats,
+        self, Record, RequestStats, RouteStats,
         record::{Decision, Direction, Verdict, Waits},
         trace::{SpanContext, propagation},
     },
@@ -54,6 +54,8 @@ pub struct Finish {
     pub response_bytes: u64,
     /// Where it is counted: the cluster, once one is chosen.
     pub stats: Option<Arc<RequestStats>>,
+    /// Where else: the rule, once there is one.
+    pub route: Option<Arc<RouteStats>>,
     /// How often the request was sent again.
     pub repeated: u32,
     /// What keeps it in the sight of policy, where it came in.
@@ -95,6 +97,7 @@ impl Finish {
             request_bytes: 0,
             response_bytes: 0,
             stats: None,
+            route: None,
             repeated: 0,
             stay: None,
             story: Story::of(request.headers()),
@@ -252,6 +255,9 @@ impl Drop for Finish {
         if let Some(stats) = &self.stats {
             let trace = self.record.as_ref().and_then(|record| record.trace);
             stats.record(&outcome, trace.filter(|trace| trace.sampled).map(|trace| trace.trace_id));
+        }
+        if let Some(route) = &self.route {
+            route.record(&outcome, self.repeated);
         }
         if let Some(mut record) = self.record.take() {
             record.repeated = self.repeated;

@@ -157,19 +157,7 @@ impl Tries<'_> {
         finish: &mut Finish,
     ) -> Result<Reply, ProxyError> {
         let gauges = self.upstream.gauges();
-        let mut now = Instant::now();
-        let mut place = None;
-        if let Some(bulkhead) = self.upstream.bulkhead() {
-            // A breaker that is open says no at once, also while the bulkhead is full.
-            drop(self.permits(now)?);
-            let entered = self.in_time(bulkhead.enter(gauges)).await?;
-            let asked = std::mem::replace(&mut now, Instant::now());
-            let waited = now.saturating_duration_since(asked);
-            if waited >= NOTABLE {
-                finish.decided(record::Decision::Queued(waited));
-            }
-            place = Some(entered.map_err(|limit| self.upstream.overflow(limit))?);
-        }
+        let (mut place, mut now) = self.enter(finish).await?;
         let (mut ids, mut is_gone) = (Vec::new(), false);
         let mut budget = None;
         self.upstream.budget().note_request(now);
@@ -242,6 +230,22 @@ impl Tries<'_> {
                 }
             }
         }
+    }
+
+    /// Takes the request's place in the bulkhead, where there is one; says what time it is then.
+    async fn enter(&self, finish: &mut Finish) -> Result<(Option<Place>, Instant), ProxyError> {
+        let asked = Instant::now();
+        let Some(bulkhead) = self.upstream.bulkhead() else { return Ok((None, asked)) };
+        // A breaker that is open says no at once, also while the bulkhead is full.
+        drop(self.permits(asked)?);
+        let entered = self.in_time(bulkhead.enter(self.upstream.gauges())).await;
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(asked);
+        if waited >= NOTABLE {
+            finish.decided(record::Decision::Queued(waited));
+        }
+        let place = entered?.map_err(|limit| self.upstream.overflow(limit))?;
+        Ok((Some(place), now))
     }
 
     fn permits(&self, now: Instant) -> Result<[Option<Permit>; 2], ProxyError> {

@@ -4,6 +4,8 @@
 //! it is gone. The lock around the register is taken then and for a scrape, never by a request. At most
 //! [`MAX_SERIES`] series exist, whatever peers and configuration do.
 
+pub mod export;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
     detection::DetectionStats,
     exposition::{Audience, Kind, Text},
     handshakes::TlsStats,
-    otlp::stats::{ExportStats, SPANS},
+    otlp::stats::{ExportStats, POINTS, SPANS},
     process,
     requests::{self, Labels, Reporter, RequestStats, Room, TcpStats},
     series::{Budget, Sets},
@@ -47,6 +49,8 @@ pub struct Metrics {
     pub access: AccessStats,
     /// What became of spans.
     pub spans: Arc<ExportStats>,
+    /// What became of these figures themselves, where they are exported.
+    pub points: Arc<ExportStats>,
     /// What connections were found to speak.
     pub detection: DetectionStats,
     workers: Workers,
@@ -99,6 +103,7 @@ impl Default for Metrics {
             identity: IdentityStats::default(),
             access: AccessStats::default(),
             spans: Arc::default(),
+            points: Arc::default(),
             detection: DetectionStats::default(),
             workers: Workers::default(),
             unmatched: Arc::new(RequestStats::free(Labels::unknown(Reporter::Source))),
@@ -173,8 +178,17 @@ impl Metrics {
         self.access.write(out);
         self.detection.write(out);
         self.spans.write(out, SPANS);
+        self.points.write(out, POINTS);
         self.workers.write(out);
         process::write(out);
+    }
+
+    /// The figures of requests and clusters that somebody uses.
+    pub(super) fn living(&self) -> (Vec<Arc<RequestStats>>, Vec<Arc<ClusterGauges>>) {
+        let register = self.register();
+        let mut requests = register.requests.living();
+        requests.push(self.unmatched());
+        (requests, register.clusters.living())
     }
 
     fn register(&self) -> MutexGuard<'_, Register> {

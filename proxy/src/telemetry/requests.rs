@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use pillion_xds::figures::{Counted, is_failure};
+
 use super::{
     counter::Counter,
     exposition::{Audience, Kind as Family},
@@ -32,7 +34,7 @@ pub enum Reporter {
 }
 
 impl Reporter {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Source => "source",
             Self::Destination => "destination",
@@ -287,6 +289,15 @@ impl RequestStats {
     pub(super) fn is_told(&self) -> bool {
         let own = self.figures.get();
         own.is_some_and(|figures| self.room.is_none() || figures.share.is_some())
+    }
+
+    /// Its requests, as people are told them; nothing where it has taken none.
+    pub(super) fn counted(&self) -> Option<Counted> {
+        let figures = self.figures.get().filter(|_| self.is_told())?;
+        let kinds = figures.table.read().into_iter();
+        let has_failed = |kind: Kind| is_failure(kind.status, kind.grpc_status, kind.flag == Flag::Dc);
+        let failures = kinds.filter(|(kind, _)| has_failed(*kind)).map(|(_, count)| count).sum();
+        Some(figures.duration.counted(failures))
     }
 
     /// Counts by kind, and those that found no line of their own.

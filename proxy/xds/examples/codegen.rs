@@ -58,8 +58,8 @@ fn run(check: bool) -> Result<Vec<String>, Failure> {
 
 fn generate(proto: &Path) -> Result<Files, Failure> {
     let out = Scratch::new()?;
-    let descriptors =
-        protox::compile(["ca.proto", "discovery.proto", "policy.proto", "report.proto"], [proto])?;
+    let files = ["ca.proto", "discovery.proto", "observe.proto", "policy.proto", "report.proto"];
+    let descriptors = protox::compile(files, [proto])?;
     tonic_prost_build::configure()
         .out_dir(&out.0)
         .btree_map(".")

@@ -34,6 +34,11 @@ pub mod istio {
 }
 
 pub mod pillion {
+    pub mod observe {
+        pub mod v1 {
+            include!("generated/pillion.observe.v1.rs");
+        }
+    }
     pub mod report {
         pub mod v1 {
             include!("generated/pillion.report.v1.rs");

@@ -57,8 +57,8 @@
 //! # }
 //! ```
 //!
-//! Beside it are [`report`], by which a proxy tells what is not well among the destinations it calls, and [`ca`], by which
-//! it has its certificate signed.
+//! Beside it are [`report`], by which a proxy tells what is not well among the destinations it calls, [`observe`], by which
+//! it is asked about traffic and tells it in [`story`] and [`figures`], and [`ca`], by which it has its certificate signed.
 //!
 //! [xDS protocol]: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
@@ -67,6 +67,7 @@
 pub mod client;
 pub mod decode;
 pub mod encode;
+pub mod figures;
 mod generated;
 pub mod kind;
 pub mod node;
@@ -78,7 +79,7 @@ pub use encode::Encoded;
 pub(crate) use generated::pillion::v1 as pillion;
 pub use generated::{
     envoy::service::discovery::v3 as discovery, google::protobuf, istio::v1::auth as ca,
-    pillion::report::v1 as report,
+    pillion::observe::v1 as observe, pillion::report::v1 as report,
 };
 pub use node::Node;
 pub use version::Version;

@@ -207,11 +207,9 @@ fn absolute(
     is_own: bool,
     is_plain: bool,
 ) -> Option<Uri> {
-    let written = written.trim_end_matches('/');
-    let text = match written.contains("://") {
-        true => written.to_owned(),
-        false => format!("{}://{written}", if is_plain { "http" } else { "https" }),
-    };
+    let (scheme, rest) =
+        written.split_once("://").unwrap_or((if is_plain { "http" } else { "https" }, written));
+    let text = format!("{scheme}://{}", rest.trim_end_matches('/'));
     let text = match protocol {
         OtlpProtocol::HttpProtobuf if !is_own => format!("{text}{}", signal.http_path()),
         OtlpProtocol::HttpProtobuf | OtlpProtocol::Grpc => text,

@@ -26,15 +26,22 @@ pub(in crate::telemetry) const SPANS: Names = [
     "pillion_otlp_spans_failed_total",
 ];
 
+/// Those of points of metrics.
+pub(in crate::telemetry) const POINTS: Names = [
+    "pillion_otlp_points_exported_total",
+    "pillion_otlp_points_dropped_total",
+    "pillion_otlp_points_failed_total",
+];
+
 impl ExportStats {
-    pub(in crate::telemetry) fn write(&self, text: &mut impl Audience, names: Names) {
+    pub(in crate::telemetry) fn write(&self, out: &mut impl Audience, names: Names) {
         let [exported, dropped, failed] = names;
         for (name, help, count) in [
             (exported, "Telemetry the collector has taken.", &self.exported),
             (dropped, "Telemetry lost because too much of it waited.", &self.dropped),
             (failed, "Telemetry the collector has not taken.", &self.failed),
         ] {
-            text.single(name, Kind::Counter, help, count.get());
+            out.single(name, Kind::Counter, help, count.get());
         }
     }
 }

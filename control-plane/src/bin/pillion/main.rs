@@ -1,4 +1,13 @@
 //! `pillion`: the command line of the mesh.
+//!
+//! Files are checked and keys are used here; everything else the control plane is asked ([`ask`]). What proxies tell of
+//! their traffic is shown by [`explain`], [`tap`] and [`stat`], each of which can also hand on the JSON it is made of.
+
+mod ask;
+mod explain;
+mod stat;
+mod table;
+mod tap;
 
 use std::{
     io::{self, Write},
@@ -6,12 +15,8 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use http::{Request, Uri, header::HOST};
-use http_body_util::{BodyExt, Empty};
-use hyper::{body::Bytes, client::conn::http1};
-use hyper_util::rt::TokioIo;
 use pillion_control_plane::{
     Phase, StatusReport, check_files, crds, create_certificate, create_token, lifetime, request_root,
     rotation,
@@ -20,13 +25,9 @@ use pillion_policy::{
     identity::TrustDomain,
     name::{Hostname, Label},
 };
-use tokio::{
-    net::TcpStream,
-    time::{Duration, sleep, timeout},
-};
+use tokio::time::{Duration, sleep};
 
-/// How long the control plane may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+use self::ask::From;
 
 /// How often it is looked how a change of the root goes on.
 const ROTATION_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,6 +77,14 @@ enum Command {
         #[command(flatten)]
         from: From,
     },
+    /// Tell the story of a request, hop by hop; without an id, why requests have failed lately all over the mesh
+    ///
+    /// Proxies remember requests that have failed, slow ones and a sample of the others, the newest few hundred of each.
+    Explain(explain::Args),
+    /// Show requests as they end, live
+    Tap(tap::Args),
+    /// Show how many requests there are, how many succeed and how long they take, live
+    Stat(stat::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -145,18 +154,6 @@ enum Certificate {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct From {
-    /// The admin port of the control plane
-    #[arg(
-        long,
-        env = "PILLION_CONTROL_PLANE_ADMIN",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:15014"
-    )]
-    control_plane_admin: Uri,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
@@ -165,7 +162,7 @@ fn main() -> ExitCode {
         Command::Token(Token::Create { namespace, service_account, state_dir, ttl }) => {
             create_token(&state_dir, &namespace, &service_account, ttl).and_then(|token| print(token + "\n"))
         }
-        Command::Ca(Ca::Rotate { state_dir, from }) => rotate(&state_dir, &from.control_plane_admin),
+        Command::Ca(Ca::Rotate { state_dir, from }) => rotate(&state_dir, &from),
         Command::Certificate(Certificate::Create {
             namespace,
             service_account,
@@ -175,8 +172,11 @@ fn main() -> ExitCode {
             trust_domain,
         }) => create_certificate(&state_dir, &trust_domain, (&namespace, &service_account), ttl, &out)
             .map(|()| ExitCode::SUCCESS),
-        Command::Status { from, json } => status(&from.control_plane_admin, json),
-        Command::Config { from } => fetch(&from.control_plane_admin, "/config_dump").and_then(print),
+        Command::Status { from, json } => status(&from, json),
+        Command::Config { from } => from.fetch("/config_dump").and_then(print),
+        Command::Explain(args) => explain::run(&args),
+        Command::Tap(args) => tap::run(&args),
+        Command::Stat(args) => stat::run(&args),
     };
     result.unwrap_or_else(|error| {
         // The exit code says it too.
@@ -202,8 +202,8 @@ fn validate(files: &[PathBuf], cluster_domain: &Hostname) -> Result<ExitCode> {
     Ok(if checked.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn status(admin: &Uri, json: bool) -> Result<ExitCode> {
-    let text = fetch(admin, "/status")?;
+fn status(from: &From, json: bool) -> Result<ExitCode> {
+    let text = from.fetch("/status")?;
     if json {
         return print(text);
     }
@@ -213,13 +213,12 @@ fn status(admin: &Uri, json: bool) -> Result<ExitCode> {
 }
 
 /// Asks for a new root and watches until it is in force.
-fn rotate(state_dir: &Path, admin: &Uri) -> Result<ExitCode> {
+fn rotate(state_dir: &Path, from: &From) -> Result<ExitCode> {
     request_root(state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut last = String::new();
     while rotation(state_dir)? != Phase::Settled {
-        let report =
-            fetch(admin, "/status").and_then(|text| Ok(serde_json::from_str::<StatusReport>(&text)?));
+        let report = from.fetch("/status").and_then(|text| Ok(serde_json::from_str::<StatusReport>(&text)?));
         let said = match report {
             Ok(report) => report.authority.and_then(|authority| authority.rotation),
             Err(error) => Some(format!("{error:#}; it goes on once the control plane is there")),
@@ -238,45 +237,5 @@ fn print(text: String) -> Result<ExitCode> {
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         result => Ok(result.map(|()| ExitCode::SUCCESS)?),
-    }
-}
-
-/// Gets a page of the admin port.
-fn fetch(admin: &Uri, path: &str) -> Result<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let page = runtime.block_on(async { timeout(ANSWER_TIMEOUT, get(admin, path)).await });
-    page.context("it did not answer in time").and_then(|page| page).with_context(|| {
-        format!("cannot ask the control plane at {admin}; give its admin address as --control-plane-admin")
-    })
-}
-
-async fn get(admin: &Uri, path: &str) -> Result<String> {
-    if admin.scheme_str() != Some("http") {
-        bail!("the address must start with http://");
-    }
-    let host = admin.host().context("the address has no host")?;
-    let port = admin.port_u16().unwrap_or(80);
-    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let authority = admin.authority().map(ToString::to_string).unwrap_or_default();
-    let request = Request::get(path).header(HOST, authority).body(Empty::<Bytes>::new())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        let text = String::from_utf8_lossy(&body).into_owned();
-        if !status.is_success() {
-            bail!("{status}: {}", text.trim());
-        }
-        Ok(text)
-    };
-    tokio::pin!(connection);
-    tokio::select! {
-        // The connection makes no progress unless polled; it ends only after the exchange, or by failing.
-        answer = exchange => answer,
-        ended = &mut connection => {
-            ended?;
-            bail!("the connection ended without an answer")
-        }
     }
 }
