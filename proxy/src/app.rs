@@ -282,6 +282,9 @@ impl Shared {
             outbound_mode: config.outbound_mode(),
             max_header_bytes: config.max_header_bytes,
             max_headers: config.max_headers,
+            first_request_timeout: config.first_request_timeout,
+            max_body_bytes: config.max_body_bytes,
+            stream_idle_timeout: config.stream_idle_timeout.0,
         };
         Self {
             views: Arc::new(Views::new(Instant::now())),

@@ -5,12 +5,16 @@
 
 use std::{
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::rt::pulse::Pulse;
 
 /// A body of any origin.
 pub enum Body {
@@ -20,6 +24,8 @@ pub enum Body {
     Full(Option<Bytes>),
     /// Read from a connection that hyper drives.
     Incoming(Incoming),
+    /// A client's, likewise, in whose pulse it is told how it comes.
+    Request(Incoming, Rc<Pulse>),
     /// Read from an HTTP/2 stream.
     Stream(h2::RecvStream),
     /// Watched by someone.
@@ -35,6 +41,12 @@ pub enum BodyError {
     /// The stream it is read from failed.
     #[error("stream broke off")]
     Stream(#[source] h2::Error),
+    /// It is longer than it may be.
+    #[error("the body is too long")]
+    TooLong,
+    /// Nothing has moved for too long.
+    #[error("nothing moved for too long")]
+    Idle,
     /// The upstream has answered without asking for the body it was to be offered.
     #[error("the body was not wanted")]
     Unwanted,
@@ -64,7 +76,7 @@ impl std::fmt::Debug for Body {
         f.write_str(match self {
             Self::Empty => "Empty",
             Self::Full(_) => "Full",
-            Self::Incoming(_) => "Incoming",
+            Self::Incoming(_) | Self::Request(..) => "Incoming",
             Self::Stream(_) => "Stream",
             Self::Boxed(_) => "Boxed",
         })
@@ -85,6 +97,7 @@ impl http_body::Body for Body {
             Self::Incoming(incoming) => Pin::new(incoming)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(BodyError::Connection))),
+            Self::Request(incoming, pulse) => poll_request(incoming, pulse, cx),
             Self::Stream(stream) => poll_stream(stream, cx),
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
         }
@@ -94,7 +107,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Incoming(incoming) | Self::Request(incoming, _) => incoming.is_end_stream(),
             Self::Stream(stream) => stream.is_end_stream(),
             Self::Boxed(body) => body.is_end_stream(),
         }
@@ -104,12 +117,30 @@ impl http_body::Body for Body {
         match self {
             Self::Empty | Self::Full(None) => SizeHint::with_exact(0),
             Self::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Incoming(incoming) => incoming.size_hint(),
+            Self::Incoming(incoming) | Self::Request(incoming, _) => incoming.size_hint(),
             Self::Stream(stream) if stream.is_end_stream() => SizeHint::with_exact(0),
             Self::Stream(_) => SizeHint::default(),
             Self::Boxed(body) => body.size_hint(),
         }
     }
+}
+
+/// Tells the pulse of what comes, and breaks off what is too long.
+fn poll_request(
+    incoming: &mut Incoming,
+    pulse: &Pulse,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let polled = ready!(http_body::Body::poll_frame(Pin::new(&mut *incoming), cx));
+    if let Some(Ok(frame)) = &polled
+        && !pulse.receive(frame.data_ref().map_or(0, Bytes::len), Instant::now())
+    {
+        return Poll::Ready(Some(Err(BodyError::TooLong)));
+    }
+    if polled.is_none() || http_body::Body::is_end_stream(incoming) {
+        pulse.complete();
+    }
+    Poll::Ready(polled.map(|frame| frame.map_err(BodyError::Connection)))
 }
 
 /// Data first, then trailers. Window space is given back as soon as the data is passed on: what bounds memory is that

@@ -90,6 +90,18 @@ pub struct Config {
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(16..=4096))]
     pub max_headers: usize,
 
+    /// Largest body of a request in bytes [default: any]
+    #[arg(long, env = "PILLION_MAX_BODY_BYTES", value_name = "N")]
+    pub max_body_bytes: Option<u64>,
+
+    /// How long a client that has connected may take for its first request
+    #[arg(long, env = "PILLION_FIRST_REQUEST_TIMEOUT", value_name = "TIME", default_value = "1m", value_parser = duration)]
+    pub first_request_timeout: Duration,
+
+    /// How long nothing may move on a request and its response; "off" for any time
+    #[arg(long, env = "PILLION_STREAM_IDLE_TIMEOUT", value_name = "TIME", default_value = "5m")]
+    pub stream_idle_timeout: Limit,
+
     /// Where requests are logged: a file, or - for standard output
     #[arg(long, env = "PILLION_ACCESS_LOG", value_name = "PATH|-")]
     pub access_log: Option<AccessLogTarget>,
@@ -210,6 +222,10 @@ pub enum Source {
 /// An address to listen on, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listen(pub Option<SocketAddr>);
+
+/// A limit in time, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<Duration>);
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Outbound {
@@ -360,6 +376,17 @@ impl FromStr for Listen {
         match text {
             "off" => Ok(Self(None)),
             _ => text.parse().map(|addr| Self(Some(addr))).map_err(|_| "write IP:PORT, or off".to_owned()),
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            _ => duration(text).map(|limit| Self(Some(limit))).map_err(|wrong| format!("{wrong}, or off")),
         }
     }
 }

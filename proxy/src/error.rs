@@ -1,17 +1,21 @@
 //! Everything the proxy itself can say no with: one closed enum, mapped exhaustively.
 //!
-//! Each error knows its HTTP status, gRPC code, response flag (Envoy's vocabulary where one fits) and whose fault it
-//! is. The text names the thing and, where there is one, the next step; it never repeats its source.
+//! Each error knows its HTTP status, gRPC code, response flag and, by that, whose fault it is. No two causes that are
+//! remedied differently share a flag. The text names the thing and, where there is one, the next step; it never repeats
+//! its source.
 
-mod flag;
 mod refusal;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use pillion_policy::resilience::AbortStatus;
+use pillion_xds::flag::Answer;
 
-pub use self::{flag::Flag, refusal::Refusal};
+pub use self::refusal::Refusal;
+pub use pillion_xds::flag::{Fault, Flag};
 
 /// The header field that names flag and cause on every response of the proxy's own.
 pub const HEADER: &str = "x-pillion-error";
@@ -28,6 +32,9 @@ pub enum ProxyError {
     /// A header list over a limit.
     #[error("request headers exceed {} bytes or {} fields", .0.bytes, .0.fields)]
     HeadersTooLarge(HeadLimits),
+    /// A request body over the limit.
+    #[error("the request body exceeds {0} bytes")]
+    BodyTooLarge(u64),
     /// Nobody has described the host.
     #[error("{0}")]
     UnknownHost(Arc<str>),
@@ -110,6 +117,14 @@ pub enum ProxyError {
         /// What is wrong with it.
         reason: Arc<str>,
     },
+    /// The head of the response is over a limit.
+    #[error("the response headers of {endpoint} exceed {} bytes or {} fields", .limits.bytes, .limits.fields)]
+    ResponseTooLarge {
+        /// The endpoint.
+        endpoint: SocketAddr,
+        /// The limits in force.
+        limits: HeadLimits,
+    },
     /// A try took longer than the rule gives one.
     #[error("{endpoint} did not answer within the {after:?} of one try")]
     TryTimeout {
@@ -158,6 +173,17 @@ pub enum ProxyError {
         /// The limit in force.
         after: Duration,
     },
+    /// Nothing has moved either way for too long.
+    #[error("{} for {after:?}", if *.of_client { "the request is incomplete, and nothing came" } else { "nothing came" })]
+    Idle {
+        /// The limit in force.
+        after: Duration,
+        /// Whether the request was incomplete.
+        of_client: bool,
+    },
+    /// The client has begun its first request and does not end its head.
+    #[error("the head of the request did not come within {0:?}")]
+    Silent(Duration),
     /// The client went away or broke its request off.
     #[error("the client closed the request")]
     ClientClosed,
@@ -228,18 +254,17 @@ impl std::fmt::Display for InMillis<'_> {
     }
 }
 
-/// Whose fault an error is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fault {
-    /// The client's.
-    Client,
-    /// The proxy's, or a limit it was told to keep.
-    Local,
-    /// The destination's.
-    Upstream,
-}
-
 impl Limit {
+    fn flag(self) -> Flag {
+        match self {
+            Self::MaxConnections => Flag::Uoc,
+            Self::MaxPendingRequests => Flag::Uop,
+            Self::MaxRequests => Flag::Uo,
+            Self::MaxPending => Flag::Bhf,
+            Self::QueueTimeout => Flag::Bhq,
+        }
+    }
+
     /// The limit as users write it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -283,9 +308,15 @@ impl ProxyError {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::ConnectNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::HeadersTooLarge(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Silent(_) | Self::Idle { of_client: true, .. } => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownHost(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
-            Self::Undiscovered { .. } | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
-            Self::Timeout { .. } | Self::TryTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Undiscovered { .. } | Self::UpstreamProtocol { .. } | Self::ResponseTooLarge { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::Timeout { .. } | Self::TryTimeout { .. } | Self::Idle { of_client: false, .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::BadToken(_) => StatusCode::UNAUTHORIZED,
@@ -312,59 +343,51 @@ impl ProxyError {
     /// The gRPC code a gRPC caller gets (`google.rpc.Code`).
     pub fn grpc_code(&self) -> u8 {
         const CANCELLED: u8 = 1;
-        const DEADLINE_EXCEEDED: u8 = 4;
-        const PERMISSION_DENIED: u8 = 7;
-        const RESOURCE_EXHAUSTED: u8 = 8;
-        const UNIMPLEMENTED: u8 = 12;
-        const INTERNAL: u8 = 13;
         const UNAVAILABLE: u8 = 14;
-        const UNAUTHENTICATED: u8 = 16;
         match self {
-            Self::BadRequest(_) | Self::ConnectNotAllowed => INTERNAL,
-            Self::HeadersTooLarge(_) | Self::RateLimited { .. } => RESOURCE_EXHAUSTED,
             Self::Injected(AbortStatus::Grpc(code)) => *code,
-            Self::UnknownHost(_) | Self::NoRoute(_) => UNIMPLEMENTED,
-            Self::Timeout { .. } | Self::TryTimeout { .. } => DEADLINE_EXCEEDED,
             Self::ClientClosed => CANCELLED,
-            Self::Denied { .. } => PERMISSION_DENIED,
-            Self::BadToken(_) => UNAUTHENTICATED,
-            Self::Undiscovered { .. }
-            | Self::UpstreamProtocol { .. }
-            | Self::DiscoveryOverflow
-            | Self::NoCluster(_)
-            | Self::NoHealthyEndpoint { .. }
-            | Self::Overflow { .. }
-            | Self::BreakerOpen { .. }
-            | Self::Injected(AbortStatus::Http(_))
-            | Self::ConnectFailed { .. }
-            | Self::ConnectTimeout { .. }
-            | Self::Handshake { .. }
-            | Self::UpstreamClosed { .. }
-            | Self::UpstreamReset { .. }
-            | Self::Draining => UNAVAILABLE,
+            other => match other.flag().explanation().answer {
+                Answer::Own(_, code) => code,
+                Answer::Worded | Answer::Passed | Answer::CutOff => UNAVAILABLE,
+            },
         }
     }
 
     /// The response flag.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::BadRequest(_) | Self::ConnectNotAllowed | Self::HeadersTooLarge(_) => Flag::Dpe,
-            Self::UnknownHost(_) | Self::NoRoute(_) => Flag::Nr,
+            Self::BadRequest(_) => Flag::Dpe,
+            Self::ConnectNotAllowed => Flag::Conn,
+            Self::HeadersTooLarge(_) => Flag::Dhl,
+            Self::BodyTooLarge(_) => Flag::Dbl,
+            Self::UnknownHost(_) => Flag::Nh,
+            Self::NoRoute(_) => Flag::Nr,
             Self::Undiscovered { .. } => Flag::Dsc,
+            Self::DiscoveryOverflow => Flag::Dso,
             Self::NoCluster(_) => Flag::Nc,
             Self::NoHealthyEndpoint { .. } => Flag::Uh,
-            Self::DiscoveryOverflow | Self::Overflow { .. } => Flag::Uo,
-            Self::ConnectFailed { .. } | Self::ConnectTimeout { .. } => Flag::Uf,
-            Self::Handshake { .. } => Flag::Tls,
+            Self::Overflow { limit, .. } => limit.flag(),
+            Self::ConnectFailed { .. } => Flag::Uf,
+            Self::ConnectTimeout { .. } => Flag::Uct,
+            Self::Handshake { refusal, .. } => match refusal {
+                Refusal::WrongIdentity | Refusal::ForeignTrustDomain => Flag::Tlsid,
+                refusal if refusal.is_ours() => Flag::Tlsown,
+                _ => Flag::Tls,
+            },
             Self::UpstreamClosed { .. } => Flag::Uc,
             Self::UpstreamReset { .. } => Flag::Ur,
             Self::UpstreamProtocol { .. } => Flag::Upe,
-            Self::Timeout { .. } | Self::TryTimeout { .. } => Flag::Ut,
+            Self::ResponseTooLarge { .. } => Flag::Uhl,
+            Self::Timeout { .. } => Flag::Ut,
+            Self::TryTimeout { .. } => Flag::Upt,
+            Self::Idle { .. } => Flag::Si,
             Self::BreakerOpen { .. } => Flag::Brk,
             Self::RateLimited { .. } => Flag::Rl,
             Self::Denied { .. } => Flag::Authz,
             Self::BadToken(_) => Flag::Jwt,
             Self::Injected(_) => Flag::Fi,
+            Self::Silent(_) => Flag::Det,
             Self::ClientClosed => Flag::Dc,
             Self::Draining => Flag::Drn,
         }
@@ -372,44 +395,27 @@ impl ProxyError {
 
     /// Whether it is certain that the application has not seen the request.
     pub fn is_unsent(&self) -> bool {
-        matches!(
-            self,
-            Self::ConnectFailed { .. }
-                | Self::ConnectTimeout { .. }
-                | Self::Handshake { .. }
-                | Self::Draining
-        )
+        matches!(self, Self::ConnectFailed { .. } | Self::ConnectTimeout { .. } | Self::Handshake { .. })
     }
 
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::BadRequest(_)
-            | Self::ConnectNotAllowed
-            | Self::HeadersTooLarge(_)
-            | Self::UnknownHost(_)
-            | Self::Denied { .. }
-            | Self::BadToken(_)
-            | Self::ClientClosed => Fault::Client,
-            Self::NoRoute(_)
-            | Self::Undiscovered { .. }
-            | Self::DiscoveryOverflow
-            | Self::NoCluster(_)
-            | Self::Overflow { .. }
-            | Self::BreakerOpen { .. }
-            | Self::RateLimited { .. }
-            | Self::Injected(_)
-            | Self::Draining => Fault::Local,
-            Self::Handshake { refusal, .. } if refusal.is_ours() => Fault::Local,
-            Self::NoHealthyEndpoint { .. }
-            | Self::ConnectFailed { .. }
-            | Self::ConnectTimeout { .. }
-            | Self::Handshake { .. }
-            | Self::UpstreamClosed { .. }
-            | Self::UpstreamReset { .. }
-            | Self::UpstreamProtocol { .. }
-            | Self::Timeout { .. }
-            | Self::TryTimeout { .. } => Fault::Upstream,
+            Self::Idle { of_client: true, .. } => Fault::Client,
+            other => other.flag().fault(),
         }
+    }
+
+    /// Whether the rest of the request may still be on its way when this is answered, so that on HTTP/1 nothing more can
+    /// be read from its connection.
+    pub fn ends_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::ConnectNotAllowed
+                | Self::HeadersTooLarge(_)
+                | Self::BodyTooLarge(_)
+                | Self::Idle { of_client: true, .. }
+        )
     }
 }

@@ -21,7 +21,7 @@ use pillion_policy::{
     workload::WorkloadPort,
 };
 use rustc_hash::FxHashMap;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 use self::entry::{Asked, Entered};
 use crate::{
@@ -72,7 +72,7 @@ impl Inbound {
             return tracing::warn!(%peer, "inbound connection refused: it was not redirected and --inbound-app is not given");
         };
         // What the connection was meant for names the port of the workload, redirected or not.
-        let source = original.map(source);
+        let (source, made) = (original.map(source), Instant::now());
         let port = original.unwrap_or(local).port();
         let upstream = self.upstream(app, port, source);
         let declared = upstream.cluster().protocol;
@@ -98,6 +98,7 @@ impl Inbound {
             downstream.secured = Some(client.secured);
         }
         downstream.guest = Some(guest);
+        downstream.since(made);
         let downstream = Rc::new(downstream);
         let shared = Rc::clone(&downstream);
         let handle = move |request| handle(Rc::clone(&shared), port, Arc::clone(&upstream), request);

@@ -53,8 +53,8 @@ enum Target {
 /// Serves a connection of the application.
 pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
     let Ok(local) = stream.local_addr() else { return };
-    let original = socket::original_dst(&stream);
-    let patience = detect::patience(original.is_some());
+    let (original, made) = (socket::original_dst(&stream), Instant::now());
+    let patience = detect::patience(original.is_some(), worker.settings.first_request_timeout);
     let detected = match worker.detect(Direction::Outbound, &mut stream, patience).await {
         Ok(detected) => detected,
         Err(error) => return tracing::debug!(%peer, %error, "connection ended before it said anything"),
@@ -66,6 +66,7 @@ pub async fn connection(worker: Rc<Worker>, mut stream: TcpStream, peer: SocketA
     let io = Io::rewound(stream, detected.bytes);
     let http2 = detected.protocol == Protocol::Http2;
     let downstream = Rc::new(Downstream::new(&worker, Direction::Outbound, (peer, local, original), http2));
+    downstream.since(made);
     let outbound =
         Rc::new(Outbound { downstream: Rc::clone(&downstream), passthrough: std::cell::OnceCell::new() });
     let handle = move |request| handle(Rc::clone(&outbound), request);

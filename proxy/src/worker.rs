@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     future::pending,
     io, ptr,
+    rc::Rc,
     sync::{
         Arc, Weak,
         atomic::{AtomicU32, Ordering},
@@ -29,7 +30,7 @@ use crate::{
     jwt::cache::Cache,
     kin::Kin,
     net::detect::{self, Detection, How, Protocol},
-    rt::{drain::Drain, rng},
+    rt::{drain::Drain, pulse::Pulse, rng},
     telemetry::{
         Record, Sinks,
         detection::Detected,
@@ -48,6 +49,9 @@ const MAX_HELD: u32 = 1024;
 
 /// Records that are kept to be used again.
 const RECORDS: usize = 64;
+
+/// Pulses that are kept to be used again. Each may hold on to the memory of the task it was asked by last.
+const PULSES: usize = 32;
 
 /// Bytes of header values that are made of one allocation: about 60 request ids.
 const MINTED: usize = 2304;
@@ -86,6 +90,7 @@ pub struct Worker {
     /// Records to be used again; boxed because they move with their exchanges.
     #[expect(clippy::vec_box, reason = "the boxes themselves are what is used again")]
     records: RefCell<Vec<Box<Record>>>,
+    pulses: RefCell<Vec<Rc<Pulse>>>,
     rng: RefCell<fastrand::Rng>,
 }
 
@@ -102,6 +107,12 @@ pub struct Settings {
     pub max_header_bytes: usize,
     /// Most header fields, both ways.
     pub max_headers: usize,
+    /// How long a connection may take for its first request.
+    pub first_request_timeout: Duration,
+    /// Largest body of a request in bytes; none when absent.
+    pub max_body_bytes: Option<u64>,
+    /// How long nothing may move on a stream; any time when absent.
+    pub stream_idle_timeout: Option<Duration>,
 }
 
 /// A host and port a request has named.
@@ -162,6 +173,7 @@ impl Worker {
             unmatched,
             minted: RefCell::default(),
             records: RefCell::default(),
+            pulses: RefCell::default(),
             mirroring: Cell::new(0),
             rng,
         }
@@ -215,6 +227,19 @@ impl Worker {
         if records.len() < RECORDS {
             record.clear();
             records.push(record);
+        }
+    }
+
+    /// A pulse for a stream that has just begun.
+    pub fn pulse(&self) -> Rc<Pulse> {
+        self.pulses.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a pulse back whose stream has ended, unless somebody still reads of it.
+    pub fn rest(&self, pulse: &Rc<Pulse>) {
+        let mut pulses = self.pulses.borrow_mut();
+        if pulses.len() < PULSES && Rc::strong_count(pulse) == 1 {
+            pulses.push(Rc::clone(pulse));
         }
     }
 

@@ -174,6 +174,9 @@ async fn proxied(sinks: Sinks) -> TcpStream {
         outbound_mode: None,
         max_header_bytes: 65536,
         max_headers: MAX_HEADERS,
+        first_request_timeout: Duration::from_secs(60),
+        max_body_bytes: None,
+        stream_idle_timeout: Some(Duration::from_secs(300)),
     };
     let connector = Connector {
         max_header_bytes: 65536,

@@ -113,6 +113,9 @@ fn worker(views: &Arc<Views>, metrics: &Arc<Metrics>) -> Worker {
         outbound_mode: None,
         max_header_bytes: 65536,
         max_headers: 256,
+        first_request_timeout: Duration::from_secs(60),
+        max_body_bytes: None,
+        stream_idle_timeout: Some(Duration::from_secs(300)),
     };
     let connector = Connector {
         max_header_bytes: 65536,

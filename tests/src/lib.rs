@@ -28,6 +28,7 @@ pub mod sidecar;
 pub mod task;
 pub mod wait;
 pub mod wire;
+pub mod witness;
 
 pub use access_log::AccessLog;
 pub use client::{Client, Reply};

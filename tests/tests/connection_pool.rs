@@ -21,9 +21,10 @@ async fn at_once(client: &Client, count: usize) -> Report {
     burst(count as u64, count, || client.get("http://app/delay/500").send()).await
 }
 
-/// All failures are 503 of ours with the overflow flag.
-fn all_overflow(report: &Report) -> Result<()> {
-    let strange = report.reasons.iter().find(|reason| !(reason.contains("503") && reason.contains("\"UO;")));
+/// All failures are 503 of ours with this flag.
+fn all_are(flag: &str, report: &Report) -> Result<()> {
+    let told = format!("\"{flag};");
+    let strange = report.reasons.iter().find(|reason| !(reason.contains("503") && reason.contains(&told)));
     ensure!(strange.is_none(), "{strange:?}");
     Ok(())
 }
@@ -56,12 +57,12 @@ async fn http1_max_pending_requests_turns_away_who_would_wait() -> Result<()> {
     client.get("http://app/").send().await?.expect(200)?;
     let report = at_once(&client, 8).await;
     assert_eq!((report.successes, report.failures), (3, 5), "{:?}", report.reasons);
-    all_overflow(&report)?;
+    all_are("UOP", &report)?;
     assert_eq!(app.stats()?.open_connections_peak(), 1);
     client.get("http://app/").send().await?.expect(200)?;
     let metrics = sidecar.metrics().await?;
     assert_eq!(
-        metrics.sum("istio_requests_total", &[("response_code", "503"), ("response_flags", "UO")]),
+        metrics.sum("istio_requests_total", &[("response_code", "503"), ("response_flags", "UOP")]),
         5.0
     );
     Ok(())
@@ -72,7 +73,7 @@ async fn http2_max_requests_limits_what_is_in_flight() -> Result<()> {
     let (mesh, sidecar, client, app) = mesh("{connectionPool: {http: {http2MaxRequests: 3}}}").await?;
     let report = at_once(&client, 8).await;
     assert_eq!((report.successes, report.failures), (3, 5), "{:?}", report.reasons);
-    all_overflow(&report)?;
+    all_are("UO", &report)?;
     mesh.policy.service_speaking("app", "http2")?;
     eventually("the app is called with HTTP/2", || async {
         let reply = client.get("http://app/echo").send().await?.expect(200)?;
@@ -82,7 +83,7 @@ async fn http2_max_requests_limits_what_is_in_flight() -> Result<()> {
     .await?;
     let report = at_once(&sidecar.app_http2(), 8).await;
     assert_eq!((report.successes, report.failures), (3, 5), "{:?}", report.reasons);
-    all_overflow(&report)?;
+    all_are("UO", &report)?;
     assert_eq!(app.stats()?.in_flight_peak(), 3);
     Ok(())
 }
@@ -98,7 +99,7 @@ async fn limits_hold_for_all_workers_together() -> Result<()> {
     // A connection for each request, so that both workers have some.
     let report = at_once(&sidecar.app(), 12).await;
     assert_eq!((report.successes, report.failures), (4, 8), "{:?}", report.reasons);
-    all_overflow(&report)?;
+    all_are("UO", &report)?;
     ensure!(
         app.stats()?.open_connections_peak() <= 2,
         "{} connections",
@@ -146,7 +147,7 @@ async fn connect_timeout_ends_a_vain_wait() -> Result<()> {
     mesh.policy.destination("app", "trafficPolicy: {connectionPool: {tcp: {connectTimeout: 400ms}}}")?;
     let (_sidecar, client) = mesh.caller().await?;
     let begun = Instant::now();
-    client.get("http://app/").send().await?.expect_own(503, "UF")?;
+    client.get("http://app/").send().await?.expect_own(503, "UCT")?;
     let took = begun.elapsed();
     ensure!((Duration::from_millis(390)..Duration::from_secs(4)).contains(&took), "{took:?}");
     Ok(())

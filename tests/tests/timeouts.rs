@@ -92,7 +92,7 @@ async fn a_policy_s_connect_timeout_ends_a_vain_wait() -> Result<()> {
     let _hole = BlackHole::dig(mesh.serve_nothing("app", "v1")?).await?;
     mesh.policy.resilience("app", "connectTimeout: 300ms\nretry: {attempts: 0}")?;
     let (_sidecar, client, log) = mesh.logging_caller().await?;
-    client.get("http://app/").header("x-request-id", "vain").send().await?.expect_own(503, "UF")?;
+    client.get("http://app/").header("x-request-id", "vain").send().await?.expect_own(503, "UCT")?;
     let took = log.line_of("vain").await?.duration_ms;
     ensure!((290.0..3000.0).contains(&took), "{took} ms");
     Ok(())

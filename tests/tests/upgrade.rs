@@ -76,7 +76,7 @@ async fn a_switch_that_does_not_come_about_is_given_up() -> Result<()> {
     eventually("the exchange is given up and counted", || async {
         let metrics = sidecar.metrics().await?;
         // Both sides wait for the body, and either may be the first to give up.
-        let counted = ["DC", "UC"].map(|flag| {
+        let counted = ["DC", "UBO"].map(|flag| {
             metrics.sum("istio_requests_total", &[("response_code", "101"), ("response_flags", flag)])
         });
         ensure!(counted.iter().sum::<f64>() == 1.0, "not yet");

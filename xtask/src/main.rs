@@ -8,6 +8,7 @@
 mod bench;
 mod check;
 mod crds;
+mod flags;
 mod process;
 mod workspace;
 
@@ -48,7 +49,8 @@ enum Command {
     },
     /// Measure Pillion side by side with Envoy, HAProxy and nginx.
     Bench(bench::Options),
-    /// Compile the wire contract into checked-in Rust, and the types of policies into definitions for Kubernetes.
+    /// Compile the wire contract into checked-in Rust, the types of policies into definitions for Kubernetes, and the texts of
+    /// flags into their page.
     Codegen {
         /// Only verify that the checked-in files are fresh.
         #[arg(long)]
@@ -112,5 +114,6 @@ fn codegen(workspace: &Workspace, check: bool) -> Result<()> {
         command.arg("--check");
     }
     process::run(&mut command)?;
-    crds::codegen(workspace, check)
+    crds::codegen(workspace, check)?;
+    flags::codegen(workspace, check)
 }

@@ -88,7 +88,7 @@ fn mistakes_are_explained_on_one_line() {
         (&["x", "--resources=a", "--max-headers=1"], "16..=4096"),
         (&["x", "--resources=a", "--hold-timeout=5"], "write 250ms, 5s, 1m30s or 2h"),
         (&["x", "--resources=a", "--access-log="], "or - for standard output"),
-        (&["x", "--resources=a", "--access-log-format=xml"], "possible values: text, json"),
+        (&["x", "--resources=a", "--access-log-format=xml"], "write text, json, or a template"),
         (&["x", "--resources=a", "--namespace=a/b"], "--namespace"),
     ] {
         let text = usage(flags);

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    error::{ProxyError, Refusal},
+    error::{HeadLimits, ProxyError, Refusal},
     telemetry::record::Waits,
     upstream::{
         Upstream,
@@ -164,6 +164,7 @@ pub async fn send(
     let endpoint = live.address();
     let is_carried = worker.pools.is_to_sidecar(live) && !outgoing.changes_protocol();
     let http2 = http2 || is_carried;
+    let limits = worker.settings.head_limits();
     let mut last = (ProxyError::UpstreamClosed { endpoint }, Progress::Unsent);
     for _ in 0..MAX_STALE {
         let lease = match worker.pools.checkout(upstream, live, http2, waits, now).await {
@@ -176,7 +177,9 @@ pub async fn send(
         }
         let may_repeat = may_repeat(&request);
         let tried = match lease {
-            Lease::H1(lease) => http1(lease, expect::hooked(request, outgoing.interim()), endpoint).await,
+            Lease::H1(lease) => {
+                http1(lease, expect::hooked(request, outgoing.interim()), endpoint, limits).await
+            }
             Lease::H2(lease) => self::http2(lease, request, outgoing.interim(), endpoint).await,
         };
         match tried {
@@ -217,7 +220,12 @@ fn suit(
 
 type Tried = Result<(Response<Body>, Line), Broken>;
 
-async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr) -> Tried {
+async fn http1(
+    mut lease: H1Lease,
+    request: Request<Body>,
+    endpoint: SocketAddr,
+    limits: HeadLimits,
+) -> Tried {
     let is_reused = lease.is_reused();
     if !may_repeat(&request) {
         // It could not be repeated: it must not be written to a connection that has ended.
@@ -234,7 +242,7 @@ async fn http1(mut lease: H1Lease, request: Request<Body>, endpoint: SocketAddr)
                 return Err(Broken::Untouched(unsent));
             }
             let error = error.into_error();
-            let explained = explain_h1(&error, endpoint);
+            let explained = explain_h1(&error, endpoint, limits);
             if matches!(explained, ProxyError::Handshake { .. }) {
                 return Err(Broken::Failed(explained, Progress::Unprocessed));
             }
@@ -383,7 +391,7 @@ fn is_connection_loss(error: &hyper::Error) -> bool {
     })
 }
 
-fn explain_h1(error: &hyper::Error, endpoint: SocketAddr) -> ProxyError {
+fn explain_h1(error: &hyper::Error, endpoint: SocketAddr, limits: HeadLimits) -> ProxyError {
     if error.is_user() {
         // The only thing of ours hyper can fail on is the request body: its sender broke off.
         return ProxyError::ClientClosed;
@@ -391,7 +399,10 @@ fn explain_h1(error: &hyper::Error, endpoint: SocketAddr) -> ProxyError {
     if is_refusal(error) {
         return ProxyError::Handshake { endpoint, refusal: Refusal::ByPeer };
     }
-    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+    if error.is_parse_too_large() {
+        return ProxyError::ResponseTooLarge { endpoint, limits };
+    }
+    if error.is_parse() || error.is_parse_status() {
         return ProxyError::UpstreamProtocol { endpoint, reason: error.to_string().into() };
     }
     ProxyError::UpstreamClosed { endpoint }
@@ -412,8 +423,8 @@ fn explain_h2(error: &h2::Error, endpoint: SocketAddr) -> ProxyError {
     let reason = || error.reason().map_or_else(|| error.to_string(), |reason| reason.to_string()).into();
     if error.is_reset() && error.is_remote() {
         ProxyError::UpstreamReset { endpoint, reason: reason() }
-    } else if error.is_reset() {
-        // We reset a stream only when its request body breaks off.
+    } else if error.is_reset() && !error.is_library() {
+        // We reset a stream only when its request body breaks off; the library does when the response breaks the rules.
         ProxyError::ClientClosed
     } else if error.is_io() || error.is_go_away() {
         ProxyError::UpstreamClosed { endpoint }

@@ -67,6 +67,7 @@ pub fn failure(error: &ProxyError, progress: Progress) -> Option<Trouble> {
             ProxyError::UpstreamClosed { .. }
             | ProxyError::UpstreamReset { .. }
             | ProxyError::UpstreamProtocol { .. }
+            | ProxyError::ResponseTooLarge { .. }
             | ProxyError::TryTimeout { .. },
             progress,
         ) => match progress {
@@ -174,8 +175,11 @@ pub fn outcome(error: &ProxyError) -> Outcome {
         | ProxyError::Handshake { .. } => Outcome::Unconnected,
         ProxyError::UpstreamClosed { .. }
         | ProxyError::UpstreamReset { .. }
-        | ProxyError::UpstreamProtocol { .. } => Outcome::Broken,
-        ProxyError::TryTimeout { .. } | ProxyError::Timeout { .. } => Outcome::TimedOut,
+        | ProxyError::UpstreamProtocol { .. }
+        | ProxyError::ResponseTooLarge { .. } => Outcome::Broken,
+        ProxyError::TryTimeout { .. }
+        | ProxyError::Timeout { .. }
+        | ProxyError::Idle { of_client: false, .. } => Outcome::TimedOut,
         _ => Outcome::Cancelled,
     }
 }

@@ -14,9 +14,6 @@ use crate::{authz::Guest, net::wire::Line, telemetry::access_log::Direction, tls
 /// How long a connection may be unused before it is closed (Envoy's default).
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// How long a connection may take for its first request head.
-const FIRST_HEAD: Duration = Duration::from_secs(60);
-
 /// A client's connection, shared by its requests.
 #[derive(Debug)]
 pub struct Downstream {
@@ -84,6 +81,16 @@ impl Downstream {
         }
     }
 
+    /// Counts the time for the first request from when the connection was made.
+    pub fn since(&self, made: Instant) {
+        self.used.set(made);
+    }
+
+    /// Whether there has been a request on it.
+    pub(super) fn has_served(&self) -> bool {
+        self.served.get()
+    }
+
     /// A request begins.
     pub(super) fn enter(&self) {
         self.active.set(self.active.get() + 1);
@@ -112,7 +119,8 @@ impl Downstream {
     /// Resolves when the connection has been unused for too long.
     pub(super) async fn idle(&self) {
         loop {
-            let due = self.used.get() + if self.served.get() { IDLE } else { FIRST_HEAD };
+            let first_request = self.worker.settings.first_request_timeout;
+            let due = self.used.get() + if self.served.get() { IDLE } else { first_request };
             let now = Instant::now();
             if self.active.get() > 0 {
                 sleep_until(now + IDLE).await;

@@ -126,6 +126,8 @@ impl Exchange {
             && headers::exceed(request.headers(), worker.settings.head_limits())
         {
             Err(ProxyError::HeadersTooLarge(worker.settings.head_limits()))
+        } else if finish.request_bytes > finish.pulse.most() {
+            Err(ProxyError::BodyTooLarge(finish.pulse.most()))
         } else {
             head::normalize(request)
         };
@@ -202,7 +204,7 @@ impl Exchange {
     /// Sends a request to a cluster as it is: to the application beside the proxy, or to where it was meant for.
     pub async fn direct(mut self, upstream: Arc<Upstream>, request: Request<Incoming>) -> Response<Body> {
         self.finish.stats = Some(Arc::clone(upstream.requests()));
-        let mut request = request.map(Body::Incoming);
+        let mut request = request.map(|body| self.body(body));
         let authority = self.authority(None);
         match self.prepare(&mut request, upstream, After::default(), &authority) {
             Ok(plan) => self.forward(plan(request)).await,
@@ -248,6 +250,15 @@ impl Exchange {
             Action::Forward(forward) => {
                 self.plan(destination, &found, forward, request, origin).map(Decision::Forward)
             }
+        }
+    }
+
+    /// The body of the request, watched as it comes.
+    fn body(&self, body: Incoming) -> Body {
+        if body.is_end_stream() {
+            Body::Incoming(body)
+        } else {
+            Body::Request(body, Rc::clone(&self.finish.pulse))
         }
     }
 
@@ -310,7 +321,7 @@ impl Exchange {
         };
         self.finish.stats = Some(Arc::clone(upstream.requests()));
         self.finish.note(|record| record.cluster = Some(Arc::clone(upstream.name())));
-        let mut request = request.map(Body::Incoming);
+        let mut request = request.map(|body| self.body(body));
         if let Some(rewrite) = &forward.path {
             let path = rewrite::path(rewrite, request.uri().path(), found.matched);
             head::set_path(&mut request, &path)?;

@@ -24,7 +24,7 @@ use crate::{
     body::{Body, BodyError},
     error::{Flag, ProxyError},
     kin::Story,
-    rt::clock,
+    rt::{clock, drain::Phase, pulse::Pulse},
     telemetry::{
         self, Record, RequestStats, RouteStats,
         record::{Decision, Direction, Verdict, Waits},
@@ -62,6 +62,10 @@ pub struct Finish {
     pub stay: Option<Stay>,
     /// What ties it to the calls it belongs to.
     pub story: Story,
+    /// Whether it moves.
+    pub pulse: Rc<Pulse>,
+    /// Whether the rest of the request may still be on its way when it is answered.
+    pub ends_connection: bool,
     /// Before a request body that waits for the upstream to ask for it.
     pub gate: Option<Arc<Gate>>,
     /// Its story, filled as the exchange goes on; there until it is told.
@@ -71,7 +75,7 @@ pub struct Finish {
 
 impl Finish {
     /// Opens the account of a request that has just been read, and gives it its place in its trace.
-    pub fn new<B>(
+    pub fn new<B: http_body::Body>(
         request: &mut Request<B>,
         downstream: Rc<Downstream>,
         id: &HeaderValue,
@@ -79,6 +83,9 @@ impl Finish {
     ) -> Self {
         downstream.enter();
         let worker = &downstream.worker;
+        let pulse = worker.pulse();
+        let most = worker.settings.max_body_bytes.unwrap_or(u64::MAX);
+        pulse.begin(start, !request.body().is_end_stream(), most);
         let mut record = worker.record();
         begin(&mut record, request, id, &downstream);
         let tracer = &worker.sinks.tracer;
@@ -101,6 +108,8 @@ impl Finish {
             repeated: 0,
             stay: None,
             story: Story::of(request.headers()),
+            pulse,
+            ends_connection: false,
             gate: None,
             record: Some(record),
         }
@@ -195,10 +204,28 @@ impl Finish {
     /// Notes how the exchange failed, and what decision that was, if it was one.
     pub fn failed(&mut self, error: &ProxyError) {
         self.flag = error.flag();
+        self.ends_connection = error.ends_connection();
         if let Some(decision) = decision(error) {
             self.decided(decision);
         }
         self.note(|record| record.cause = Some(error.in_full().into()));
+    }
+
+    /// How long nothing has moved, if that is too long.
+    fn poll_silent(&self, cx: &mut Context<'_>) -> Poll<Duration> {
+        match self.downstream.worker.settings.stream_idle_timeout {
+            Some(limit) => self.pulse.poll_silent(cx, limit).map(|()| limit),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Notes that nobody waits for the rest: the client has left, or the process ends with all that is under way.
+    fn abandoned(&mut self) {
+        if self.downstream.worker.drain.phase() == Phase::Forced {
+            self.failed(&ProxyError::Draining);
+        } else {
+            self.flag = Flag::Dc;
+        }
     }
 }
 
@@ -239,8 +266,8 @@ impl Drop for Finish {
         if self.stay.as_ref().is_some_and(Stay::is_broken_off) {
             self.broken_off();
         }
-        if self.status == 0 && self.flag == Flag::None {
-            self.flag = Flag::Dc;
+        if self.status == 0 && matches!(self.flag, Flag::None | Flag::Di) {
+            self.abandoned();
         }
         let outcome = telemetry::Outcome {
             status: self.status,
@@ -268,6 +295,7 @@ impl Drop for Finish {
         if let Some(gate) = &self.gate {
             gate.settle();
         }
+        self.downstream.worker.rest(&self.pulse);
         self.downstream.leave(now);
     }
 }
@@ -302,6 +330,7 @@ impl Watched {
     }
 
     fn observe(&mut self, frame: &Frame<Bytes>) {
+        self.finish.pulse.beat(Instant::now());
         if let Some(data) = frame.data_ref() {
             self.finish.response_bytes += data.len() as u64;
         } else if let Some(trailers) = frame.trailers_ref()
@@ -313,6 +342,10 @@ impl Watched {
 
     fn break_off(&mut self, flag: Flag, outcome: Outcome) {
         self.finish.flag = flag;
+        self.let_go(outcome);
+    }
+
+    fn let_go(&mut self, outcome: Outcome) {
         if let Some(hold) = self.hold.take() {
             self.finish.ejected(hold.fail(outcome));
         }
@@ -345,16 +378,29 @@ impl http_body::Body for Watched {
                 }
             }
             Poll::Ready(None) => this.complete(),
-            Poll::Ready(Some(Err(BodyError::Stream(error)))) if error.is_reset() => {
-                this.break_off(Flag::Ur, Outcome::Broken);
+            Poll::Ready(Some(Err(_))) if this.finish.pulse.is_too_long() => {
+                this.finish.failed(&ProxyError::BodyTooLarge(this.finish.pulse.most()));
+                this.let_go(Outcome::Cancelled);
             }
-            Poll::Ready(Some(Err(_))) => this.break_off(Flag::Uc, Outcome::Broken),
+            Poll::Ready(Some(Err(error))) => {
+                let cause = format!("the response broke off after its head: {error}");
+                this.finish.note(|record| record.cause = Some(cause.into()));
+                this.break_off(Flag::Ubo, Outcome::Broken);
+            }
             Poll::Pending => {
                 if let Some(deadline) = &mut this.deadline
                     && deadline.as_mut().poll(cx).is_ready()
                 {
+                    let cause = "the response was not complete in time: the rest of it was cut off";
+                    this.finish.note(|record| record.cause = Some(cause.into()));
                     this.break_off(Flag::Ut, Outcome::TimedOut);
                     return Poll::Ready(Some(Err(BodyError::Timeout)));
+                }
+                if let Poll::Ready(after) = this.finish.poll_silent(cx) {
+                    let of_client = !this.finish.pulse.is_complete();
+                    this.finish.failed(&ProxyError::Idle { after, of_client });
+                    this.let_go(if of_client { Outcome::Cancelled } else { Outcome::TimedOut });
+                    return Poll::Ready(Some(Err(BodyError::Idle)));
                 }
             }
         }
@@ -372,9 +418,9 @@ impl http_body::Body for Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Not complete and nothing else remarked: the client has left.
-        if self.hold.is_some() && self.finish.flag == Flag::None {
-            self.finish.flag = Flag::Dc;
+        // Not complete and nothing else remarked.
+        if self.hold.is_some() && matches!(self.finish.flag, Flag::None | Flag::Di) {
+            self.finish.abandoned();
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     body::Body,
-    error::{Fault, Flag, Limit, ProxyError},
+    error::{Fault, Limit, ProxyError},
     kin::Fact,
     telemetry::record::{Decision, Direction},
     upstream::{Upstream, outcome::Outcome},
@@ -186,7 +186,7 @@ impl Exchange {
             return;
         }
         *response.version_mut() = Version::HTTP_11;
-        if self.downstream.worker.drain.is_draining() || self.finish.flag == Flag::Dpe {
+        if self.downstream.worker.drain.is_draining() || self.finish.ends_connection {
             response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
     }

@@ -75,7 +75,14 @@ where
         biased;
         ended = connection.as_mut() => return end(downstream, ended),
         () = worker.drain.closed() => connection.as_mut().graceful_shutdown(),
-        () = downstream.idle() => return,
+        () = downstream.idle() => {
+            if !downstream.has_served() {
+                silent(downstream);
+                // The connection is asked once more, so that it writes what there is to be said.
+                let _ended = connection.as_mut().now_or_never();
+            }
+            return;
+        }
     }
     tokio::select! {
         biased;
@@ -115,6 +122,15 @@ where
     }
 }
 
+/// Answers a client that has begun to say what it wants and does not end. One that has said nothing may have connected
+/// ahead of need, and would take an answer for that to its next request.
+fn silent(downstream: &Downstream) {
+    let Some(line) = downstream.line.as_ref().filter(|line| line.has_heard()) else { return };
+    let error = ProxyError::Silent(downstream.worker.settings.first_request_timeout);
+    line.refuse(&error);
+    account(downstream, error.status().as_u16(), &error);
+}
+
 /// Accounts for a request whose head could not be read: the last thing that happens on a connection.
 fn end(downstream: &Downstream, ended: hyper::Result<()>) {
     if let Err(error) = &ended
@@ -122,33 +138,41 @@ fn end(downstream: &Downstream, ended: hyper::Result<()>) {
     {
         let told = downstream.line.as_ref().and_then(|line| line.refused());
         let status = told.unwrap_or(if error.is_parse_too_large() { 431 } else { 400 });
-        let worker = &downstream.worker;
-        let cause = ProxyError::unreadable_head(status, worker.settings.head_limits());
-        let outcome = telemetry::Outcome {
+        account(
+            downstream,
             status,
-            flag: cause.flag(),
-            grpc: false,
-            grpc_status: None,
-            secured: downstream.secured.is_some(),
-            duration: Duration::ZERO,
-            request_bytes: 0,
-            response_bytes: 0,
-        };
-        worker.unmatched(downstream.direction).record(&outcome, None);
-        let mut record = Record {
-            start: clock::now(),
-            // No method was read: what logs write for nothing is one by its characters.
-            method: Method::from_bytes(b"-").unwrap_or_default(),
-            direction: downstream.direction,
-            downstream_peer: Some(downstream.peer),
-            cause: Some(cause.to_string().into()),
-            dice: worker.roll(),
-            ..Record::default()
-        };
-        record.finish(&outcome);
-        worker.sinks.take(&mut record);
+            &ProxyError::unreadable_head(status, downstream.worker.settings.head_limits()),
+        );
     }
     log_end(ended);
+}
+
+/// Counts and logs what never became a request.
+fn account(downstream: &Downstream, status: u16, cause: &ProxyError) {
+    let worker = &downstream.worker;
+    let outcome = telemetry::Outcome {
+        status,
+        flag: cause.flag(),
+        grpc: false,
+        grpc_status: None,
+        secured: downstream.secured.is_some(),
+        duration: Duration::ZERO,
+        request_bytes: 0,
+        response_bytes: 0,
+    };
+    worker.unmatched(downstream.direction).record(&outcome, None);
+    let mut record = Record {
+        start: clock::now(),
+        // No method was read: what logs write for nothing is one by its characters.
+        method: Method::from_bytes(b"-").unwrap_or_default(),
+        direction: downstream.direction,
+        downstream_peer: Some(downstream.peer),
+        cause: Some(cause.to_string().into()),
+        dice: worker.roll(),
+        ..Record::default()
+    };
+    record.finish(&outcome);
+    worker.sinks.take(&mut record);
 }
 
 /// Clients leave in many ways; none of them is news.

@@ -5,8 +5,9 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
@@ -34,7 +35,7 @@ use crate::{
     body::{Body, BodyError},
     error::{Flag, ProxyError},
     kin::Fact,
-    rt::clock,
+    rt::{clock, pulse::Pulse},
     telemetry::record::{self, Waits},
     upstream::{
         Upstream,
@@ -177,23 +178,24 @@ impl Tries<'_> {
             }
             admission.budget = budget.take();
             let mut waits = Waits::default();
-            let (result, trouble) = match self.once(worker, &admission, outgoing, &mut waits, now).await {
-                Ok((mut response, line)) => {
-                    admission.place = place.take();
-                    let grpc = self.grpc_status(&mut response, finish.grpc);
-                    let hold = Hold::new(line, admission);
-                    let status = response.status();
-                    let trouble =
-                        classify::response(self.policy, status, response.headers(), grpc, clock::now);
-                    (Ok(Reply { response, hold }), trouble)
-                }
-                Err(Failed { error, progress }) => {
-                    ids.push(admission.live().id());
-                    finish.ejected(admission.report(classify::outcome(&error), Instant::now()));
-                    let trouble = classify::failure(&error, progress);
-                    (Err(error), trouble)
-                }
-            };
+            let (result, trouble) =
+                match self.once(worker, &admission, outgoing, (&finish.pulse, &mut waits), now).await {
+                    Ok((mut response, line)) => {
+                        admission.place = place.take();
+                        let grpc = self.grpc_status(&mut response, finish.grpc);
+                        let hold = Hold::new(line, admission);
+                        let status = response.status();
+                        let trouble =
+                            classify::response(self.policy, status, response.headers(), grpc, clock::now);
+                        (Ok(Reply { response, hold }), trouble)
+                    }
+                    Err(Failed { error, progress }) => {
+                        ids.push(admission.live().id());
+                        finish.ejected(admission.report(classify::outcome(&error), Instant::now()));
+                        let trouble = classify::failure(&error, progress);
+                        (Err(error), trouble)
+                    }
+                };
             now = Instant::now();
             finish.tried(result.as_ref().map(|reply| &reply.response), waits, now);
             let Some(trouble) = trouble else {
@@ -263,18 +265,19 @@ impl Tries<'_> {
         }
     }
 
-    /// Sends the request once, within the time of a try and what is left of all.
+    /// Sends the request once, within the time of a try and what is left of all, as long as anything moves.
     async fn once(
         &self,
         worker: &Rc<Worker>,
         admission: &Admission,
         outgoing: &mut Outgoing,
-        waits: &mut Waits,
+        (pulse, waits): (&Pulse, &mut Waits),
         now: Instant,
     ) -> Result<(Response<Body>, Line), Failed> {
         let live = admission.live();
         outgoing.begin();
-        let sending = attempt::send(worker, self.upstream, live, outgoing, self.http2, waits, now);
+        pulse.beat(now);
+        let idle_limit = worker.settings.stream_idle_timeout;
         let of_try = self.policy.per_try_timeout.map(|limit| {
             let error = ProxyError::TryTimeout { endpoint: live.address(), after: limit };
             (now + limit, error)
@@ -284,17 +287,31 @@ impl Tries<'_> {
             (Some(of_try), Some(of_all)) => Some(if of_try.0 < of_all.0 { of_try } else { of_all }),
             (one, other) => one.or(other),
         };
-        let answer = match first {
-            None => sending.await,
-            Some((at, error)) => match tokio::time::timeout_at(at, sending).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    // It may have waited for a connection all the time.
-                    let progress = if outgoing.is_taken() { Progress::Sent } else { Progress::Unsent };
-                    Err(Failed { error, progress })
-                }
-            },
+        let answer = {
+            let mut sending =
+                pin!(attempt::send(worker, self.upstream, live, outgoing, self.http2, waits, now));
+            let while_moving = poll_fn(|cx| match (sending.as_mut().poll(cx), idle_limit) {
+                (Poll::Ready(answer), _) => Poll::Ready(Ok(answer)),
+                (Poll::Pending, Some(after)) => pulse
+                    .poll_silent(cx, after)
+                    .map(|()| Err(ProxyError::Idle { after, of_client: !pulse.is_complete() })),
+                (Poll::Pending, None) => Poll::Pending,
+            });
+            match first {
+                None => while_moving.await,
+                Some((at, error)) => tokio::time::timeout_at(at, while_moving).await.unwrap_or(Err(error)),
+            }
         };
+        let answer = answer.unwrap_or_else(|error| {
+            // It may have waited for a connection all the time.
+            let progress = if outgoing.is_taken() { Progress::Sent } else { Progress::Unsent };
+            Err(Failed { error, progress })
+        });
+        if pulse.is_too_long()
+            && let Err(Failed { error: ProxyError::ClientClosed, progress }) = answer
+        {
+            return Err(Failed { error: ProxyError::BodyTooLarge(pulse.most()), progress });
+        }
         // A fast failure must not make an endpoint look attractive.
         if answer.as_ref().is_ok_and(|(response, _)| !response.status().is_server_error()) {
             let answered = Instant::now();

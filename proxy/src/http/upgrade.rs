@@ -49,7 +49,7 @@ async fn join(client: OnUpgrade, server: OnUpgrade, finish: &mut Finish) -> Outc
         return Outcome::Answered { status: finish.status, grpc_status: None };
     };
     let Some(server) = switched(server, due).await else {
-        finish.flag = Flag::Uc;
+        finish.flag = Flag::Ubo;
         return Outcome::Broken;
     };
     let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));

@@ -103,7 +103,8 @@ pub(super) async fn enter(worker: &Worker, mut stream: TcpStream, asked: Asked) 
         return Ok(Entered { io: Io::new(stream), protocol: Protocol::Opaque, client: None });
     }
     // A client of an opaque port may wait for the server to speak first.
-    let patience = detect::patience(is_redirected || declared == Declared::Tcp);
+    let first_request = worker.settings.first_request_timeout;
+    let patience = detect::patience(is_redirected || declared == Declared::Tcp, first_request);
     let detected = worker.detect(Direction::Inbound, &mut stream, patience).await?;
     let mut bytes = detected.bytes;
     // Whoever begins TLS slowly is not taken for somebody who speaks something else.
@@ -179,7 +180,7 @@ async fn secure(worker: &Worker, io: Io, asked: Asked) -> Result<Entered, Refuse
         Some(Alpn::MeshTcp) => Protocol::Opaque,
         None if asked.declared == Declared::Tcp => Protocol::Opaque,
         None => {
-            let patience = detect::patience(asked.is_redirected);
+            let patience = detect::patience(asked.is_redirected, worker.settings.first_request_timeout);
             let detected = worker.detect(Direction::Inbound, &mut io, patience).await?;
             io = io.put_back(detected.bytes);
             match detected.protocol {

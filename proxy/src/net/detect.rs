@@ -36,9 +36,6 @@ pub enum Sniff {
 /// How long a redirected client may be silent before it is taken for one of a protocol in which the server speaks first.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// How long a client that connects to the proxy itself, which it can only do to say HTTP, may take for its first bytes.
-const FIRST_BYTES: Duration = Duration::from_secs(60);
-
 /// The start of HTTP/2's preface (RFC 9113, section 3.4) that no HTTP/1 request can have.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// Standard methods (RFC 9110 and 5789).
@@ -134,9 +131,10 @@ pub enum How {
     Closed,
 }
 
-/// How long a connection may take for its first bytes.
-pub fn patience(is_redirected: bool) -> Duration {
-    if is_redirected { SILENCE } else { FIRST_BYTES }
+/// How long a connection may take for its first bytes: one to the proxy itself, which can only be there to say HTTP, as
+/// long as for its first request.
+pub fn patience(is_redirected: bool, first_request: Duration) -> Duration {
+    if is_redirected { SILENCE } else { first_request }
 }
 
 /// Reads until it is known what the connection speaks, at most for `timeout`.

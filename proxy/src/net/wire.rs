@@ -48,6 +48,8 @@ pub struct Line {
     under_way: AtomicBool,
     /// The status of the library's own answer, once there is one.
     refused: AtomicU16,
+    /// Whether anything of a request has come.
+    heard: AtomicBool,
     conflict: AtomicBool,
     speaks: AtomicBool,
     interim: Mutex<BytesMut>,
@@ -95,6 +97,22 @@ impl Line {
         }
         drop(interim);
         self.connection.wake();
+    }
+
+    /// Whether anything of a request has come.
+    pub fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Has the connection answer a request of which not even the head has come. Nothing may follow.
+    pub fn refuse(&self, error: &ProxyError) {
+        let (status, flag) = (error.status(), error.flag().as_str());
+        let head = format!(
+            "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{}: {flag}; {error}\r\n\r\n",
+            error::HEADER
+        );
+        self.interim().extend_from_slice(head.as_bytes());
+        self.speaks.store(true, Ordering::Release);
     }
 
     /// The status with which the library has answered a head it could not read, if it has.
@@ -187,6 +205,9 @@ impl hyper::rt::Read for ServerIo {
         let room = buf.remaining().min(HEAD);
         let mut read = ReadBuf::uninit(head.get_mut(..room).unwrap_or_default());
         ready!(AsyncRead::poll_read(Pin::new(&mut this.io), cx, &mut read))?;
+        if !read.filled().is_empty() {
+            this.line.heard.store(true, Ordering::Relaxed);
+        }
         this.line.inspect(read.filled());
         buf.put_slice(read.filled());
         Poll::Ready(Ok(()))

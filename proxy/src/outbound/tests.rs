@@ -38,7 +38,7 @@ use crate::{
 const CONNECTION: usize = 4096;
 
 /// Bytes of the future of a request, which hyper keeps a place for on every HTTP/1 connection.
-const REQUEST: usize = 6784;
+const REQUEST: usize = 7168;
 
 fn worker() -> Rc<Worker> {
     worker_with(Views::new(Instant::now()).into(), Arc::default())
@@ -51,6 +51,9 @@ fn worker_with(views: Arc<Views>, wallet: Arc<Wallet>) -> Rc<Worker> {
         outbound_mode: None,
         max_header_bytes: 65536,
         max_headers: 256,
+        first_request_timeout: Duration::from_secs(60),
+        max_body_bytes: None,
+        stream_idle_timeout: Some(Duration::from_secs(300)),
     };
     let connector = Connector {
         max_header_bytes: 65536,

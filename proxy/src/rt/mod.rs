@@ -5,5 +5,6 @@
 
 pub mod clock;
 pub mod drain;
+pub mod pulse;
 pub mod rng;
 pub mod task;

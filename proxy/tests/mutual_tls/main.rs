@@ -186,7 +186,7 @@ fn somebody_else_is_not_spoken_to() {
         let caller = outbound(Some(credentials), other, ClusterTls::Auto, Protocol::Http1).await;
         let answer = exchange(caller.address, &get("/")).await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(answer.contains("x-pillion-error: TLS; cannot secure the connection"), "{answer}");
+        assert!(answer.contains("x-pillion-error: TLSID; cannot secure the connection"), "{answer}");
         assert!(caller.metrics.tls.failures(Direction::Outbound, Refusal::WrongIdentity) > 0);
         assert!(heard.borrow().is_empty());
     });
@@ -231,7 +231,7 @@ fn without_a_certificate_nothing_leaves_in_plain_text() {
             let caller = sidecar::caller(wallet, vec![endpoint.clone()], tls, Protocol::Http1).await;
             let answer = exchange(caller.address, &get("/")).await;
             assert!(
-                answer.contains("x-pillion-error: TLS; ") && answer.contains("no certificate yet"),
+                answer.contains("x-pillion-error: TLSOWN; ") && answer.contains("no certificate yet"),
                 "{answer}"
             );
             assert!(heard.borrow().is_empty());
@@ -350,7 +350,7 @@ fn tls_is_originated_towards_others() {
         // Settings that cannot be used are no reason for plain text.
         let caller = outbound(None, endpoint, originate(nowhere), Protocol::Http1).await;
         let answer = exchange(caller.address, &request).await;
-        assert!(answer.contains("x-pillion-error: TLS; ") && answer.contains("cannot be used"), "{answer}");
+        assert!(answer.contains("x-pillion-error: TLSOWN; ") && answer.contains("cannot be used"), "{answer}");
         assert!(caller.metrics.tls.failures(Direction::Outbound, Refusal::BadSettings) > 0);
     });
 }

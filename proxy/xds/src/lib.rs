@@ -58,7 +58,8 @@
 //! ```
 //!
 //! Beside it are [`report`], by which a proxy tells what is not well among the destinations it calls, [`observe`], by which
-//! it is asked about traffic and tells it in [`story`] and [`figures`], and [`ca`], by which it has its certificate signed.
+//! it is asked about traffic and tells it in [`story`], [`figures`] and the words of [`flag`], and [`ca`], by which it has its
+//! certificate signed.
 //!
 //! [xDS protocol]: https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol
 
@@ -68,6 +69,7 @@ pub mod client;
 pub mod decode;
 pub mod encode;
 pub mod figures;
+pub mod flag;
 mod generated;
 pub mod kind;
 pub mod node;
