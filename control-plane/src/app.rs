@@ -1,6 +1,6 @@
 //! Puts the parts together and lives as long as all of them do.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::{
@@ -19,6 +19,7 @@ use crate::{
     naming::Naming,
     serve::{self, Hub, Issuer, Observatory, State},
     source::{Update, dir::Directory},
+    trace::Tracer,
 };
 
 /// How long streams may take to end after a signal.
@@ -38,7 +39,10 @@ pub async fn run(config: Config) -> Result<()> {
     let gate = Gate::open(config.state_dir.as_deref())?;
     let metrics = Metrics::new();
     let issuer = Issuer::open(&config, &metrics)?;
-    let mut state = State::new(Index::new(naming), Arc::new(config.mesh()), metrics.clone());
+    let settings = config.settings();
+    let tracer = Tracer::open(settings.mesh.collector.as_ref())?;
+    let mut state = State::new(Index::new(naming), settings, metrics.clone());
+    state.trace(tracer.clone());
     // Nobody is served before everything has been read once: a proxy would take what is missing for gone.
     state.update(updates.recv().await.context("the source ended")?);
     if let Some((issuer, _)) = &issuer {
@@ -91,6 +95,7 @@ pub async fn run(config: Config) -> Result<()> {
     owner.abort();
     admin.abort();
     drop(timeout(STOP_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await);
+    tracer.close().await;
     Ok(())
 }
 

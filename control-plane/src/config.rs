@@ -1,15 +1,17 @@
 //! The command line of the control plane. Every flag is also an environment variable.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use pillion_policy::{
     identity::TrustDomain,
     mesh::{MeshConfig, OutboundMode},
     name::Hostname,
+    ratio::Fraction,
+    telemetry::{AccessLogging, Collector, LogSink, OtlpProtocol, Telemetry, Tracing},
 };
 
-use crate::api::duration::parse as duration;
+use crate::{api::duration::parse as duration, compile::Settings};
 
 /// The control plane of Pillion: reads policy and tells it to proxies.
 #[derive(Debug, Parser)]
@@ -71,6 +73,22 @@ pub struct Config {
     #[arg(long, env = "PILLION_OUTBOUND_MODE", value_name = "MODE", default_value = "allow-any")]
     pub outbound_mode: Outbound,
 
+    /// Where proxies and the control plane send telemetry, as in http://collector:4317; nowhere without
+    #[arg(long, env = "PILLION_OTLP_ENDPOINT", value_name = "URL", value_parser = collector_url)]
+    pub otlp_endpoint: Option<String>,
+
+    /// What is spoken to --otlp-endpoint
+    #[arg(long, env = "PILLION_OTLP_PROTOCOL", value_name = "PROTOCOL", default_value = "grpc")]
+    pub otlp_protocol: Otlp,
+
+    /// Share of new traces that proxies record where no Telemetry says, in percent
+    #[arg(long, env = "PILLION_TRACE_SAMPLING", value_name = "PERCENT", default_value = "1", value_parser = percent)]
+    pub trace_sampling: Fraction,
+
+    /// Access log of proxies where no Telemetry says; without it each does what its own command line says
+    #[arg(long, env = "PILLION_ACCESS_LOG", value_name = "FORM")]
+    pub access_log: Option<AccessLog>,
+
     /// What is logged to standard error, as in "info" or "warn,pillion_control_plane=debug"
     #[arg(long, env = "PILLION_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -90,6 +108,29 @@ pub enum Outbound {
     AllowAny,
     /// Refuse it.
     RegistryOnly,
+}
+
+/// How OTLP travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Otlp {
+    /// gRPC, by custom on port 4317.
+    Grpc,
+    /// Protobuf over HTTP, by custom on port 4318.
+    #[value(name = "http/protobuf")]
+    HttpProtobuf,
+}
+
+/// What becomes of the access log of proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AccessLog {
+    /// Lines of text.
+    Text,
+    /// Lines of JSON.
+    Json,
+    /// OTLP log records, sent to the collector.
+    Otel,
+    /// None.
+    Off,
 }
 
 impl FromStr for Source {
@@ -119,6 +160,20 @@ fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     if allowed.contains(&lifetime) { Ok(lifetime) } else { Err("give a time from 1m to 90d".to_owned()) }
 }
 
+/// The address of a collector, without what a proxy would have to guess.
+fn collector_url(text: &str) -> Result<String, String> {
+    let malformed =
+        || format!("{text:?} is not an http or https URL with a host, as in http://collector:4317");
+    let uri: http::Uri = text.parse().map_err(|_| malformed())?;
+    let is_address = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+    if is_address { Ok(text.to_owned()) } else { Err(malformed()) }
+}
+
+fn percent(text: &str) -> Result<Fraction, String> {
+    let percent: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    Fraction::from_percent(percent).map_err(|invalid| invalid.to_string())
+}
+
 impl Config {
     /// Whether this control plane is a certificate authority.
     pub(crate) fn has_authority(&self) -> bool {
@@ -139,7 +194,7 @@ impl Config {
     }
 
     /// The settings that go to every proxy.
-    pub(crate) fn mesh(&self) -> MeshConfig {
+    fn mesh(&self) -> MeshConfig {
         MeshConfig {
             cluster_domain: self.cluster_domain.clone(),
             trust_domain: self.trust_domain.clone(),
@@ -149,8 +204,27 @@ impl Config {
                 Outbound::AllowAny => OutboundMode::AllowAny,
                 Outbound::RegistryOnly => OutboundMode::RegistryOnly,
             },
-            collector: None,
+            collector: self.otlp_endpoint.clone().map(|endpoint| Collector {
+                endpoint,
+                protocol: match self.otlp_protocol {
+                    Otlp::Grpc => OtlpProtocol::Grpc,
+                    Otlp::HttpProtobuf => OtlpProtocol::HttpProtobuf,
+                },
+            }),
         }
+    }
+
+    /// What holds for every workload.
+    pub(crate) fn settings(&self) -> Settings {
+        let sinks = |form| match form {
+            AccessLog::Text => vec![LogSink::Text],
+            AccessLog::Json => vec![LogSink::Json],
+            AccessLog::Otel => vec![LogSink::Otlp],
+            AccessLog::Off => Vec::new(),
+        };
+        let access_log = self.access_log.map(|form| AccessLogging { sinks: sinks(form), filter: None });
+        let tracing = Tracing { sampling: self.trace_sampling, ..Tracing::default() };
+        Settings { mesh: Arc::new(self.mesh()), telemetry: Telemetry { tracing, access_log } }
     }
 }
 

@@ -41,9 +41,9 @@ enum Facet {
     Wildcard(Kind),
     /// Policies for the object of this kind, namespace and name.
     PolicyFor(Kind, Label, Label),
-    /// Policies of this kind and namespace about identities: those for all workloads, or those whose selector asks,
-    /// first of all, for this label.
-    Secures(Kind, Label, Option<(Arc<str>, Arc<str>)>),
+    /// Policies of this kind and namespace for workloads: those for all of them, or those whose selector asks, first of
+    /// all, for this label.
+    Governs(Kind, Label, Option<(Arc<str>, Arc<str>)>),
 }
 
 /// Every object in force.
@@ -284,9 +284,9 @@ impl Index {
         policies
     }
 
-    /// The policies of a kind about identities that are for a workload: those of its namespace and of the root ones
+    /// The policies of a kind that are for a workload: those of its namespace and of the root ones
     /// that pick its labels.
-    pub(crate) fn securing<'a>(
+    pub(crate) fn governing<'a>(
         &'a self,
         kind: Kind,
         namespace: &Label,
@@ -295,7 +295,7 @@ impl Index {
         let namespaces = self.roots.iter().filter(|root| *root != namespace).chain([namespace]);
         let facets = namespaces.flat_map(|namespace| {
             let labels = labels.iter().map(|(key, value)| Some((key.clone(), value.clone())));
-            labels.chain([None]).map(|label| Facet::Secures(kind, namespace.clone(), label))
+            labels.chain([None]).map(|label| Facet::Governs(kind, namespace.clone(), label))
         });
         let found = facets.flat_map(|facet| self.stored(&facet));
         found.filter(|stored| stored.object.scope().is_some_and(|scope| scope.holds(labels))).collect()
@@ -385,7 +385,10 @@ fn facets(stored: &Stored) -> Vec<Facet> {
                 .map(|target| Facet::PolicyFor(target.kind, namespace.clone(), target.name.clone()))
                 .collect()
         }
-        Object::PeerAuthentication(_) | Object::RequestAuthentication(_) | Object::AuthorizationPolicy(_) => {
+        Object::PeerAuthentication(_)
+        | Object::RequestAuthentication(_)
+        | Object::AuthorizationPolicy(_)
+        | Object::Telemetry(_) => {
             let label = match stored.object.scope() {
                 Some(Scope::All) => None,
                 Some(Scope::Labels(labels)) => {
@@ -393,7 +396,7 @@ fn facets(stored: &Stored) -> Vec<Facet> {
                 }
                 Some(Scope::Nobody) | None => return Vec::new(),
             };
-            vec![Facet::Secures(stored.key.kind, namespace.clone(), label)]
+            vec![Facet::Governs(stored.key.kind, namespace.clone(), label)]
         }
     }
 }

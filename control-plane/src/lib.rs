@@ -19,6 +19,7 @@ mod serve;
 mod source;
 mod task;
 mod token;
+mod trace;
 mod validate;
 mod yaml;
 

@@ -1,5 +1,6 @@
 //! What the control plane counts, as texts that scrapers read.
 
+mod changes;
 mod text;
 
 use std::{collections::BTreeMap, fmt::Error, sync::Arc, time::SystemTime};
@@ -16,7 +17,7 @@ use crate::{
     problem::{Problem, Severity},
 };
 
-pub(crate) use self::text::Format;
+pub(crate) use self::{changes::Changes, text::Format};
 
 /// Handles to every metric; cloning shares them.
 #[derive(Debug, Clone)]
@@ -32,6 +33,8 @@ pub(crate) struct Metrics {
     removals: Counter,
     /// Changes taken in from the source.
     pub(crate) updates: Counter,
+    /// How long changes take.
+    pub(crate) changes: Changes,
     open_breakers: Gauge,
     ejected_endpoints: Gauge,
     unreachable_endpoints: Gauge,
@@ -75,6 +78,7 @@ pub(crate) struct Totals {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
+        let mut registry = Registry::default();
         let mut metrics = Self {
             registry: Arc::default(),
             objects: Family::default(),
@@ -84,6 +88,7 @@ impl Metrics {
             resources: Counter::default(),
             removals: Counter::default(),
             updates: Counter::default(),
+            changes: Changes::register(&mut registry),
             open_breakers: Gauge::default(),
             ejected_endpoints: Gauge::default(),
             unreachable_endpoints: Gauge::default(),
@@ -92,7 +97,6 @@ impl Metrics {
             unauthenticated: Family::default(),
             expiry: Family::default(),
         };
-        let mut registry = Registry::default();
         registry.register("pillion_objects", "Objects in force", metrics.objects.clone());
         registry.register("pillion_problems", "Problems of objects and files", metrics.problems.clone());
         registry.register("pillion_proxies", "Connected proxies", metrics.proxies.clone());

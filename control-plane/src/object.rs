@@ -3,6 +3,7 @@
 //! An object that exists here has no error in itself; whether what it refers to exists is a question to the index.
 
 mod security;
+mod telemetry;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,7 +18,10 @@ use pillion_policy::{
     route::{Cors, DirectResponse, PathRewrite, Redirect},
 };
 
-pub(crate) use self::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, Scope};
+pub(crate) use self::{
+    security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, Scope},
+    telemetry::{LogSettings, LogWanted, Silenced, Telemetry, TracingSettings},
+};
 use crate::{
     api::PortRef,
     naming::{Exported, HostPattern},
@@ -37,11 +41,12 @@ pub(crate) enum Kind {
     PeerAuthentication,
     RequestAuthentication,
     AuthorizationPolicy,
+    Telemetry,
 }
 
 impl Kind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
@@ -51,6 +56,7 @@ impl Kind {
         Self::PeerAuthentication,
         Self::RequestAuthentication,
         Self::AuthorizationPolicy,
+        Self::Telemetry,
     ];
 
     /// The word users write.
@@ -65,6 +71,7 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::Telemetry => "Telemetry",
         }
     }
 
@@ -77,7 +84,8 @@ impl Kind {
             | Self::ResiliencePolicy
             | Self::PeerAuthentication
             | Self::RequestAuthentication
-            | Self::AuthorizationPolicy => true,
+            | Self::AuthorizationPolicy
+            | Self::Telemetry => true,
         }
     }
 }
@@ -158,15 +166,17 @@ pub(crate) enum Object {
     PeerAuthentication(PeerAuthentication),
     RequestAuthentication(RequestAuthentication),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    Telemetry(Box<Telemetry>),
 }
 
 impl Object {
-    /// Which workloads it is for, if it is about identities.
+    /// Which workloads it is for, if it picks them by their labels.
     pub(crate) fn scope(&self) -> Option<&Scope> {
         match self {
             Self::PeerAuthentication(policy) => Some(&policy.scope),
             Self::RequestAuthentication(policy) => Some(&policy.scope),
             Self::AuthorizationPolicy(policy) => Some(&policy.scope),
+            Self::Telemetry(telemetry) => Some(&telemetry.scope),
             _ => None,
         }
     }

@@ -23,7 +23,7 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
     checker.has_services = index.objects().any(|stored| stored.key.kind == Kind::Service);
     let mut rules: Vec<&Stored> = Vec::new();
     let mut policies = Vec::new();
-    let mut about_identities: Vec<&Stored> = Vec::new();
+    let mut for_workloads: Vec<&Stored> = Vec::new();
     for stored in index.objects() {
         checker.problems.extend(stored.notes.iter().cloned());
         match &stored.object {
@@ -32,7 +32,8 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
             Object::ResiliencePolicy(policy) => policies.push((&**stored, &**policy)),
             Object::PeerAuthentication(_)
             | Object::RequestAuthentication(_)
-            | Object::AuthorizationPolicy(_) => about_identities.push(stored),
+            | Object::AuthorizationPolicy(_)
+            | Object::Telemetry(_) => for_workloads.push(stored),
             Object::EndpointSlice(_) | Object::Pod(_) => {}
         }
     }
@@ -46,8 +47,8 @@ pub(crate) fn check(index: &Index) -> Vec<Problem> {
     }
     policies.sort_by(|(a, _), (b, _)| a.age().cmp(&b.age()));
     checker.problems.extend(policies::check(index, &policies));
-    about_identities.sort_by(|a, b| a.age().cmp(&b.age()));
-    checker.problems.extend(security::check(index, &about_identities));
+    for_workloads.sort_by(|a, b| a.age().cmp(&b.age()));
+    checker.problems.extend(security::check(index, &for_workloads));
     checker.problems
 }
 

@@ -56,6 +56,7 @@ mod kubernetes;
 mod meta;
 mod resilience_policy;
 mod security;
+mod telemetry;
 mod virtual_service;
 pub(crate) mod vocabulary;
 
@@ -67,4 +68,5 @@ pub(crate) use kubernetes::*;
 pub(crate) use meta::{META_FIELDS, ObjectMeta};
 pub(crate) use resilience_policy::*;
 pub(crate) use security::*;
+pub(crate) use telemetry::*;
 pub(crate) use virtual_service::*;

@@ -8,6 +8,7 @@ mod endpoints;
 mod layers;
 mod security;
 mod service;
+mod telemetry;
 mod workload;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use pillion_policy::{
     mesh::MeshConfig,
     name::WorkloadName,
     resource::{MESH, Resource, ResourceKind},
+    telemetry::Telemetry,
 };
 
 pub(crate) use self::{
@@ -27,15 +29,25 @@ pub(crate) use self::{
 };
 use crate::index::Index;
 
+/// What the command line says, which holds for every workload.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// What is told to every proxy.
+    pub(crate) mesh: Arc<MeshConfig>,
+    /// What proxies tell of their traffic where no object says anything.
+    pub(crate) telemetry: Telemetry,
+}
+
 /// The resource of that kind and name, or nothing when the index knows no such thing. Rules can be for clients with
 /// certain labels, so the policy of a destination depends on which workload asks.
 pub(crate) fn resource(
     index: &Index,
-    mesh: &Arc<MeshConfig>,
+    settings: &Settings,
     kind: ResourceKind,
     name: &str,
     client: Option<&WorkloadName>,
 ) -> Option<Resource> {
+    let mesh = &settings.mesh;
     match kind {
         ResourceKind::Mesh => (name == MESH).then(|| Resource::Mesh(mesh.clone())),
         ResourceKind::Endpoints => endpoints::endpoint_set(index, &mesh.trust_domain, &name.parse().ok()?)
@@ -46,7 +58,8 @@ pub(crate) fn resource(
             service::service_policy(index, &name.parse().ok()?, labels).map(Arc::new).map(Resource::Service)
         }
         ResourceKind::Workload => {
-            let policy = workload::workload_policy(index, &mesh.trust_domain, &name.parse().ok()?);
+            let name = name.parse().ok()?;
+            let policy = workload::workload_policy(index, settings, &name);
             Some(Resource::Workload(Arc::new(policy)))
         }
     }

@@ -16,7 +16,7 @@ use pillion_policy::{
 use crate::{
     index::Index,
     naming::is_root,
-    object::{Key, Kind, Object, PeerAuthentication, Scope, Stored},
+    object::{Key, Kind, Object, Scope, Stored},
 };
 
 /// A workload: its namespace, and the labels of its pods.
@@ -27,11 +27,11 @@ pub(crate) struct Workload<'a> {
 
 impl Workload<'_> {
     /// The policies of a kind that are for it, each once.
-    fn policies<'a>(&self, index: &'a Index, kind: Kind) -> BTreeMap<&'a Key, &'a Stored> {
+    pub(super) fn policies<'a>(&self, index: &'a Index, kind: Kind) -> BTreeMap<&'a Key, &'a Stored> {
         let none = Labels::new();
         let unknown = self.labels.is_empty().then_some(&none);
         let labels = self.labels.iter().copied().chain(unknown);
-        let found = labels.flat_map(|labels| index.securing(kind, self.namespace, labels));
+        let found = labels.flat_map(|labels| index.governing(kind, self.namespace, labels));
         found.map(|stored| (&stored.key, &**stored)).collect()
     }
 
@@ -44,7 +44,8 @@ impl Workload<'_> {
         });
         let policies: Vec<_> = policies.collect();
         let oldest = |level: Level| {
-            let of_level = policies.iter().filter(|(stored, policy)| Level::of(stored, policy) == level);
+            let of_level =
+                policies.iter().filter(|(stored, policy)| Level::of(stored, &policy.scope) == level);
             of_level.min_by(|(a, _), (b, _)| a.age().cmp(&b.age())).map(|(_, policy)| *policy)
         };
         let workload = oldest(Level::Workload);
@@ -76,7 +77,7 @@ impl Workload<'_> {
     }
 }
 
-/// How wide a PeerAuthentication is; the narrower has the word.
+/// How wide a policy is; the narrower has the word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     Mesh,
@@ -85,9 +86,9 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// The level of a policy.
-    pub(crate) fn of(stored: &Stored, policy: &PeerAuthentication) -> Self {
-        match policy.scope {
+    /// The level of a policy with that scope.
+    pub(crate) fn of(stored: &Stored, scope: &Scope) -> Self {
+        match scope {
             Scope::All if is_root(&stored.key.namespace) => Self::Mesh,
             Scope::All => Self::Namespace,
             Scope::Labels(_) | Scope::Nobody => Self::Workload,

@@ -20,16 +20,16 @@ fn naming() -> Naming {
     Naming::new(&Hostname::new("cluster.local").unwrap())
 }
 
-pub(super) fn mesh() -> Arc<MeshConfig> {
-    let domain = Hostname::new("cluster.local").unwrap();
-    Arc::new(MeshConfig {
-        cluster_domain: domain,
+pub(super) fn mesh() -> Settings {
+    let mesh = MeshConfig {
+        cluster_domain: Hostname::new("cluster.local").unwrap(),
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         trust_domain_aliases: Vec::new(),
         trust: None,
         outbound: Default::default(),
         collector: None,
-    })
+    };
+    Settings { mesh: Arc::new(mesh), telemetry: Telemetry::default() }
 }
 
 fn events(text: &str) -> Vec<Event> {
@@ -52,7 +52,7 @@ fn service(index: &Index, name: &str) -> Option<ServicePolicy> {
 }
 
 pub(super) fn endpoints(index: &Index, name: &str) -> Option<EndpointSet> {
-    endpoints::endpoint_set(index, &mesh().trust_domain, &name.parse().unwrap())
+    endpoints::endpoint_set(index, &mesh().mesh.trust_domain, &name.parse().unwrap())
 }
 
 /// Where the first route of a policy leads, with the weight of each destination.

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use pillion_policy::{
     cluster::Labels,
-    identity::TrustDomain,
     name::WorkloadName,
     service::ServiceRef,
-    telemetry::Telemetry,
     workload::{WorkloadPolicy, WorkloadPort},
 };
 
 use super::{
+    Settings,
     endpoints::{identity, target_port},
     layers::{limit, of_target},
     security::Workload,
@@ -31,11 +30,7 @@ pub(crate) fn labels<'a>(index: &'a Index, name: &WorkloadName) -> Option<&'a La
 
 /// The policy of a workload, found by its name or the name of one of its pods. One without pods has a policy too: it
 /// may be starting.
-pub(crate) fn workload_policy(
-    index: &Index,
-    trust_domain: &TrustDomain,
-    name: &WorkloadName,
-) -> WorkloadPolicy {
+pub(crate) fn workload_policy(index: &Index, settings: &Settings, name: &WorkloadName) -> WorkloadPolicy {
     let mut pods: Vec<(&Stored, &PodFacts)> =
         index.pods_in(&name.namespace, &name.name).map(|(stored, pod)| (&**stored, pod)).collect();
     if pods.is_empty() {
@@ -67,12 +62,12 @@ pub(crate) fn workload_policy(
     let (peer_tls, port_tls) = workload.peer_tls(index);
     WorkloadPolicy {
         name: name.clone(),
-        identity: pods.first().map(|(stored, pod)| identity(trust_domain, stored, pod)),
+        identity: pods.first().map(|(stored, pod)| identity(&settings.mesh.trust_domain, stored, pod)),
         ports: ports.into_values().collect(),
         peer_tls,
         port_tls,
         authorization: workload.authorization(index),
         authentication: workload.authentication(index),
-        telemetry: Telemetry::default(),
+        telemetry: workload.telemetry(index, settings.telemetry.clone()),
     }
 }

@@ -56,3 +56,33 @@ fn certificates_live_from_a_minute_to_ninety_days() {
         assert!(parse(&["--leaf-lifetime", text]).is_err(), "{text}");
     }
 }
+
+#[test]
+fn what_is_told_of_traffic_where_no_object_says_is_given_by_flags() {
+    let plain = parse(&[]).unwrap().settings();
+    assert_eq!((plain.telemetry, plain.mesh.collector.clone()), (Telemetry::default(), None));
+    let args = [
+        "--otlp-endpoint=http://collector:4318",
+        "--otlp-protocol=http/protobuf",
+        "--trace-sampling=12.5",
+        "--access-log=otel",
+    ];
+    let settings = parse(&args).unwrap().settings();
+    let collector = settings.mesh.collector.clone().unwrap();
+    assert_eq!(collector.endpoint, "http://collector:4318");
+    assert_eq!(collector.protocol, OtlpProtocol::HttpProtobuf);
+    assert_eq!(settings.telemetry.tracing.sampling.parts_per_million(), 125_000);
+    assert_eq!(settings.telemetry.access_log.unwrap().sinks, [LogSink::Otlp]);
+    let silent = parse(&["--access-log=off"]).unwrap().settings();
+    assert_eq!(silent.telemetry.access_log, Some(AccessLogging { sinks: Vec::new(), filter: None }));
+    for wrong in [
+        "--otlp-endpoint=collector:4317",
+        "--otlp-endpoint=grpc://collector:4317",
+        "--otlp-endpoint=http://",
+        "--otlp-protocol=http/json",
+        "--trace-sampling=101",
+        "--access-log=xml",
+    ] {
+        assert!(parse(&[wrong]).is_err(), "{wrong}");
+    }
+}

@@ -21,8 +21,10 @@ pub(crate) enum Reading {
 
 pub(super) const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
+const TELEMETRY: &str = "telemetry.istio.io";
 const POLICY: &str = "policy.pillion.dev";
 const ISTIO: &[&str] = &["v1alpha3", "v1beta1", "v1"];
+const ISTIO_TELEMETRY: &[&str] = &["v1alpha1", "v1"];
 const ISTIO_SECURITY: &[&str] = &["v1beta1", "v1"];
 
 /// The kinds that get more than a glance: group, kind, versions, reading.
@@ -36,6 +38,7 @@ const KNOWN: &[(&str, &str, &[&str], Reading)] = &[
     (SECURITY, "PeerAuthentication", ISTIO_SECURITY, Reading::Mesh(Kind::PeerAuthentication)),
     (SECURITY, "RequestAuthentication", ISTIO_SECURITY, Reading::Mesh(Kind::RequestAuthentication)),
     (SECURITY, "AuthorizationPolicy", ISTIO_SECURITY, Reading::Mesh(Kind::AuthorizationPolicy)),
+    (TELEMETRY, "Telemetry", ISTIO_TELEMETRY, Reading::Mesh(Kind::Telemetry)),
     ("apps", "Deployment", &["v1"], Reading::Workload),
     ("apps", "StatefulSet", &["v1"], Reading::Workload),
     ("apps", "DaemonSet", &["v1"], Reading::Workload),
@@ -59,8 +62,7 @@ const KNOWN: &[(&str, &str, &[&str], Reading)] = &[
 ];
 
 /// Groups whose objects are meant for a mesh: one we cannot read is a mistake, not somebody else's.
-const MESH_GROUPS: &[&str] =
-    &[NETWORKING, SECURITY, "telemetry.istio.io", "gateway.networking.k8s.io", POLICY];
+const MESH_GROUPS: &[&str] = &[NETWORKING, SECURITY, TELEMETRY, "gateway.networking.k8s.io", POLICY];
 
 /// Kubernetes' own groups, whose other kinds are passed over: those named here and those that end in [`KUBERNETES`].
 const KUBERNETES_GROUPS: &[&str] = &["autoscaling", "batch", "policy"];

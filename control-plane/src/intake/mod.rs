@@ -13,6 +13,7 @@ mod kubernetes;
 mod matches;
 mod resilience;
 mod retry;
+mod telemetry;
 mod tls;
 mod traffic;
 mod values;
@@ -242,6 +243,10 @@ fn read_kind(
             })
             .map(Box::new)
             .map(Object::AuthorizationPolicy),
+        Kind::Telemetry => read_spec(node, report)
+            .map(|spec| report.field("spec", |report| telemetry::read(&spec, key, report)))
+            .map(Box::new)
+            .map(Object::Telemetry),
     }
 }
 

@@ -6,38 +6,35 @@
 //! meanwhile is sent once, in its latest state.
 
 mod observers;
+mod proxy;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use pillion_policy::{ResourceKind, identity::Identity, mesh::MeshConfig, name::WorkloadName};
-use pillion_xds::{
-    Encoded,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    kind, server,
-};
+use pillion_policy::{ResourceKind, mesh::MeshConfig, name::WorkloadName};
+use pillion_xds::{Encoded, discovery::DeltaDiscoveryRequest, kind};
 use rustc_hash::FxHashMap;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use tonic::Status;
 
+use self::proxy::{Behind, Proxy};
 use super::{
-    Command, Stream,
-    observe::Posed,
+    Command,
     reports::Reports,
-    scope,
     status::{Facts, ProxyStatus, Refusal, StatusReport},
 };
 use crate::{
     ca::Standing,
-    clock, compile,
+    clock,
+    compile::{self, Settings},
     index::Index,
     metrics::Metrics,
     problem::{self, Problem, Severity},
     source::Update,
+    trace::{Change, Tracer},
     validate,
 };
 
@@ -54,9 +51,10 @@ const MAX_REFUSALS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct State {
     index: Index,
-    mesh: Arc<MeshConfig>,
+    settings: Settings,
     authority: Option<Facts>,
     metrics: Metrics,
+    tracer: Tracer,
     /// What the source complains about.
     complaints: Vec<Problem>,
     /// When objects have to be checked again; nothing when none has changed since.
@@ -79,68 +77,14 @@ struct Demanded {
     by: BTreeSet<u64>,
 }
 
-#[derive(Debug)]
-struct Proxy {
-    session: server::Session,
-    peer: Option<SocketAddr>,
-    identity: Option<Identity>,
-    /// When the certificate it came with was issued.
-    issued: Option<SystemTime>,
-    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
-    since: Instant,
-    /// Nonces of responses it has not answered.
-    unanswered: BTreeMap<String, String>,
-    refusals: VecDeque<Refusal>,
-    /// Kinds of which it has refused the latest.
-    refused: BTreeSet<ResourceKind>,
-    /// The way to ask it about its traffic, while there is one.
-    ask: Option<mpsc::Sender<Posed>>,
-}
-
-impl Proxy {
-    /// The workload it stands beside, once it has said so.
-    fn client(&self) -> Option<WorkloadName> {
-        self.session.node().map(|node| node.workload.clone())
-    }
-
-    /// Whether its identity may speak for its workload. An error says what is in the way.
-    fn may_speak(&self, index: &Index) -> Result<(), String> {
-        match (&self.identity, self.session.node()) {
-            (Some(identity), Some(node)) => scope::may_speak_for(index, identity, &node.workload),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether it may read these resources. An error says which it may not.
-    fn may_read(&self, kind: Option<ResourceKind>, names: &[String]) -> Result<(), String> {
-        let (Some(_), Some(node), Some(kind)) = (&self.identity, self.session.node(), kind) else {
-            return Ok(());
-        };
-        match names.iter().find(|name| !scope::may_read(&node.workload, kind, name)) {
-            Some(name) => Err(format!("{kind} {name} is not for workload {}", node.workload)),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether it has acknowledged all it was told of that kind. What changes is told at once unless something
-    /// of the kind is unanswered; so nothing unanswered is nothing untold.
-    fn has_taken(&self, kind: ResourceKind) -> bool {
-        !self.unanswered.contains_key(kind::type_url(kind)) && !self.refused.contains(&kind)
-    }
-
-    /// Its workload, where that matters for the answer.
-    fn asking(&self, kind: ResourceKind) -> Option<WorkloadName> {
-        self.client().filter(|_| depends_on_client(kind))
-    }
-}
-
 impl State {
-    pub(crate) fn new(index: Index, mesh: Arc<MeshConfig>, metrics: Metrics) -> Self {
+    pub(crate) fn new(index: Index, settings: Settings, metrics: Metrics) -> Self {
         Self {
             index,
-            mesh,
+            settings,
             authority: None,
             metrics,
+            tracer: Tracer::default(),
             complaints: Vec::new(),
             due: None,
             problems: Vec::new(),
@@ -150,15 +94,23 @@ impl State {
         }
     }
 
+    /// Tells of changes from now on.
+    pub(crate) fn trace(&mut self, tracer: Tracer) {
+        self.tracer = tracer;
+    }
+
     /// Takes in what a source has to say, and tells proxies what that changes for them.
     pub(crate) fn update(&mut self, update: Update) {
-        let changed = !update.events.is_empty();
-        for event in update.events {
-            self.index.apply(event);
-        }
-        if changed {
+        if !update.events.is_empty() {
+            let loaded = Instant::now();
+            let noticed = update.noticed.unwrap_or(loaded);
+            self.metrics.changes.loaded(loaded - noticed, clock::now());
+            let objects = update.events.len();
+            for event in update.events {
+                self.index.apply(event);
+            }
             self.check_scopes();
-            self.recompile();
+            self.recompile(noticed, loaded, objects);
         }
         self.metrics.updates.inc();
         self.complaints = update.problems;
@@ -203,15 +155,18 @@ impl State {
         }
     }
 
-    fn recompile(&mut self) {
+    /// Compiles what is in demand after a change of so many objects, and tells whom it concerns.
+    fn recompile(&mut self, noticed: Instant, loaded: Instant, objects: usize) {
         let mut affected = BTreeSet::new();
+        let mut resources = 0;
         for (kind, names) in &mut self.demand {
             for (asked, demanded) in names {
-                let encoded = compile(&self.index, &self.mesh, *kind, asked);
+                let encoded = compile(&self.index, &self.settings, *kind, asked);
                 if version(&encoded) == version(&demanded.encoded) {
                     continue;
                 }
                 demanded.encoded = encoded;
+                resources += 1;
                 for id in &demanded.by {
                     if let Some(proxy) = self.proxies.get_mut(id) {
                         proxy.session.changed(*kind, &asked.0);
@@ -220,7 +175,15 @@ impl State {
                 }
             }
         }
+        let told = Instant::now();
+        self.metrics.changes.compiled(told - loaded);
+        let proxies = affected.len();
+        let change = Change { noticed, loaded, compiled: told, objects, resources, proxies };
+        let change = self.tracer.change(&change);
         for id in affected {
+            if let Some(proxy) = self.proxies.get_mut(&id) {
+                proxy.behind.get_or_insert_with(|| Behind { noticed, told, change: change.clone() });
+            }
             self.respond(id);
         }
     }
@@ -228,22 +191,11 @@ impl State {
     /// Obeys a command or answers a question.
     pub(crate) fn handle(&mut self, command: Command) {
         match command {
-            Command::Open(Stream { id, peer, identity, issued, responses }) => {
-                if let Some(peer) = peer {
+            Command::Open(stream) => {
+                let (id, proxy) = Proxy::new(stream);
+                if let Some(peer) = proxy.peer {
                     self.reports.open(peer);
                 }
-                let proxy = Proxy {
-                    session: server::Session::new(),
-                    peer,
-                    identity,
-                    issued,
-                    responses,
-                    since: Instant::now(),
-                    unanswered: BTreeMap::new(),
-                    refusals: VecDeque::new(),
-                    refused: BTreeSet::new(),
-                    ask: None,
-                };
                 self.proxies.insert(id, proxy);
             }
             Command::Receive(id, request) => self.receive(id, *request),
@@ -305,6 +257,20 @@ impl State {
             self.demand(id, kind, subscribed, unsubscribed);
         }
         self.respond(id);
+        self.settle(id);
+    }
+
+    /// Tells of a change once the proxy has answered.
+    fn settle(&mut self, id: u64) {
+        let Some(proxy) = self.proxies.get_mut(&id) else { return };
+        let Some((Behind { noticed, told, change }, is_taken)) = proxy.caught_up() else { return };
+        if is_taken {
+            self.metrics.changes.pushed(noticed.elapsed());
+        }
+        if let Some(change) = change {
+            let workload = proxy.client().map(|workload| workload.to_string()).unwrap_or_default();
+            self.tracer.pushed(&change, told, workload, !is_taken);
+        }
     }
 
     /// Ends the streams of proxies whose workloads have turned out to be somebody else's.
@@ -331,9 +297,11 @@ impl State {
 
     /// Takes in what the authority is now, and tells proxies whom to believe.
     pub(crate) fn set_authority(&mut self, facts: Facts) {
-        if self.mesh.trust.as_ref() != Some(&facts.trust) {
-            self.mesh = Arc::new(MeshConfig { trust: Some(facts.trust.clone()), ..(*self.mesh).clone() });
-            self.recompile();
+        let mesh = &mut self.settings.mesh;
+        if mesh.trust.as_ref() != Some(&facts.trust) {
+            *mesh = Arc::new(MeshConfig { trust: Some(facts.trust.clone()), ..(**mesh).clone() });
+            let now = Instant::now();
+            self.recompile(now, now, 0);
         }
         self.authority = Some(facts);
     }
@@ -360,9 +328,9 @@ impl State {
         }
         let names = self.demand.entry(kind).or_default();
         for name in subscribed {
-            let (index, mesh) = (&self.index, &self.mesh);
+            let (index, settings) = (&self.index, &self.settings);
             let demanded = names.entry((name, client.clone())).or_insert_with_key(|asked| Demanded {
-                encoded: compile(index, mesh, kind, asked),
+                encoded: compile(index, settings, kind, asked),
                 by: BTreeSet::new(),
             });
             demanded.by.insert(id);
@@ -465,7 +433,7 @@ impl State {
     fn dump(&self) -> serde_json::Value {
         let names = self.demand.iter().flat_map(|(kind, names)| names.keys().map(move |name| (*kind, name)));
         let resources = names.filter_map(|(kind, (name, client))| {
-            compile::resource(&self.index, &self.mesh, kind, name, client.as_ref())
+            compile::resource(&self.index, &self.settings, kind, name, client.as_ref())
         });
         serde_json::to_value(resources.collect::<Vec<_>>()).unwrap_or_default()
     }
@@ -473,11 +441,11 @@ impl State {
 
 fn compile(
     index: &Index,
-    mesh: &Arc<MeshConfig>,
+    settings: &Settings,
     kind: ResourceKind,
     (name, client): &Asked,
 ) -> Option<Encoded> {
-    compile::resource(index, mesh, kind, name, client.as_ref()).map(|resource| Encoded::of(&resource))
+    compile::resource(index, settings, kind, name, client.as_ref()).map(|resource| Encoded::of(&resource))
 }
 
 /// Whether two workloads that ask for the same name may be told different things.

@@ -51,7 +51,7 @@ async fn plane(policy: &str) -> Plane {
     let naming = Naming::new(&config.cluster_domain);
     let mut files = Files::new(naming.clone());
     files.put("x.yaml", policy);
-    let mut state = State::new(Index::new(naming), Arc::new(config.mesh()), metrics.clone());
+    let mut state = State::new(Index::new(naming), config.settings(), metrics.clone());
     state.set_authority(issuer.facts());
     state.update(files.update().unwrap_or_default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -184,7 +184,7 @@ async fn a_token_leads_to_a_certificate_and_the_certificate_to_policy() {
     let other = "spiffe://cluster.local/ns/shop/sa/user";
     let refused = plane.certify(Some(&own), None, other, 0).await.err().unwrap();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    let text = plane.metrics.text().unwrap();
+    let text = plane.metrics.text(crate::metrics::Format::OpenMetrics).unwrap();
     assert!(text.contains("pillion_certificates_issued_total 2"), "{text}");
     assert!(text.contains("pillion_certificates_refused_total{reason=\"name\"} 1"), "{text}");
     assert!(text.contains("pillion_certificate_expiry_timestamp_seconds{kind=\"root\""), "{text}");
@@ -206,7 +206,7 @@ async fn who_proves_nothing_gets_nothing() {
         assert_eq!(refused.code(), Code::Unauthenticated, "{token:?}");
         assert!(token.is_none_or(|token| token.len() < 2 || !refused.message().contains(token)));
     }
-    let text = plane.metrics.text().unwrap();
+    let text = plane.metrics.text(crate::metrics::Format::OpenMetrics).unwrap();
     assert!(text.contains("pillion_callers_unauthenticated_total{reason=\"signature\"} 2"), "{text}");
     assert!(text.contains("pillion_callers_unauthenticated_total{reason=\"expired\"} 2"), "{text}");
     // A token for one is none for another.

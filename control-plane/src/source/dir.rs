@@ -90,14 +90,15 @@ impl Directory {
         // The watch must stand before the first walk, or a change between the two would wait for the next poll.
         let mut watched = self.inode();
         let mut watcher = self.start_watcher(notices.clone());
+        let mut noticed = Instant::now();
         loop {
             if let Some(update) = self.scan(&notices.take())
-                && updates.blocking_send(update).is_err()
+                && updates.blocking_send(Update { noticed: Some(noticed), ..update }).is_err()
             {
                 return;
             }
             let pause = if watcher.is_some() { POLL.0 } else { POLL.1 };
-            wait(&rings, pause.max(self.walk_time * POLL_SHARE));
+            noticed = wait(&rings, pause.max(self.walk_time * POLL_SHARE));
             // A directory that was replaced by another takes the watch with it.
             if self.inode() != watched {
                 watched = self.inode();
@@ -193,17 +194,19 @@ impl Notices {
     }
 }
 
-/// Waits for a notice and the silence after it, or for the next poll.
-fn wait(rings: &Receiver<()>, poll: Duration) {
-    if rings.recv_timeout(poll).is_err() {
-        return;
+/// Waits for a notice and the silence after it, or for the next poll. Returns when the notice came, or the poll began.
+fn wait(rings: &Receiver<()>, poll: Duration) -> Instant {
+    let is_noticed = rings.recv_timeout(poll).is_ok();
+    let noticed = Instant::now();
+    if !is_noticed {
+        return noticed;
     }
-    let end = Instant::now() + PATIENCE;
+    let end = noticed + PATIENCE;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         match rings.recv_timeout(QUIET.min(left)) {
             Ok(()) if !left.is_zero() => {}
-            Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
+            Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return noticed,
         }
     }
 }

@@ -110,7 +110,7 @@ impl Files {
                 next.entry(key.clone()).or_insert_with(|| stored.clone());
             }
         }
-        Some(Update { events: self.replace(next), problems })
+        Some(Update { events: self.replace(next), problems, noticed: None })
     }
 
     /// The steps to what is in force next: first what goes, then what is new or different, each in the order of keys.

@@ -6,6 +6,8 @@
 pub(crate) mod dir;
 pub(crate) mod files;
 
+use tokio::time::Instant;
+
 use crate::{object::Event, problem::Problem};
 
 /// One step of a source.
@@ -15,4 +17,6 @@ pub(crate) struct Update {
     pub(crate) events: Vec<Event>,
     /// Every problem of the source as it is now, except those noted on objects in force.
     pub(crate) problems: Vec<Problem>,
+    /// When the source noticed that something had changed; absent where nobody waited for that.
+    pub(crate) noticed: Option<Instant>,
 }

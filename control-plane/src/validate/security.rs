@@ -1,4 +1,4 @@
-//! What policies about identities say in vain, or otherwise than meant: selectors that pick nobody, an older policy for
+//! What policies for workloads say in vain, or otherwise than meant: selectors that pick nobody, an older policy for
 //! the same workloads, questions about requests where there are none, an authorizer that nobody can ask, callers told to speak what is refused.
 //!
 //! Where nothing is known of Pods, somebody checks policies alone, and selectors are not judged.
@@ -16,7 +16,7 @@ use crate::{
     compile::{Level, Workload, target_port},
     index::Index,
     naming::{HostPattern, is_root},
-    object::{AuthorizationPolicy, DestinationRule, Object, PeerAuthentication, PodFacts, Scope, Stored},
+    object::{AuthorizationPolicy, DestinationRule, Kind, Object, PodFacts, Scope, Stored},
     problem::{Path, Problem, Severity},
 };
 
@@ -41,13 +41,14 @@ pub(super) fn check<'a>(index: &'a Index, policies: &[&'a Stored]) -> Vec<Proble
         pods: pods.collect(),
         believing: believing.collect(),
         opaque: opaque_ports(index),
-        modes: BTreeMap::new(),
+        alone: BTreeMap::new(),
         problems: Vec::new(),
     };
     for stored in policies {
         checker.selector(stored);
         match &stored.object {
-            Object::PeerAuthentication(policy) => checker.peer(stored, policy),
+            Object::PeerAuthentication(policy) => checker.oldest(stored, &policy.scope),
+            Object::Telemetry(settings) => checker.oldest(stored, &settings.scope),
             Object::AuthorizationPolicy(policy) => checker.authorization(stored, policy),
             _ => {}
         }
@@ -108,8 +109,8 @@ struct Checker<'a> {
     /// Namespaces in which tokens are believed.
     believing: BTreeSet<&'a Label>,
     opaque: OpaquePorts<'a>,
-    /// PeerAuthentications seen so far: those of a namespace, and those of the mesh under no name.
-    modes: BTreeMap<Option<&'a Label>, Vec<(&'a Stored, &'a PeerAuthentication)>>,
+    /// Policies seen so far of kinds of which one counts: those of a namespace, and those of the mesh under no name.
+    alone: BTreeMap<(Kind, Option<&'a Label>), Vec<(&'a Stored, &'a Scope)>>,
     problems: Vec<Problem>,
 }
 
@@ -131,10 +132,10 @@ impl<'a> Checker<'a> {
     }
 
     /// Of policies for the same workloads the oldest counts; both are told.
-    fn peer(&mut self, stored: &'a Stored, policy: &'a PeerAuthentication) {
-        let place = (Level::of(stored, policy) != Level::Mesh).then_some(&stored.key.namespace);
-        let known = self.modes.entry(place).or_default();
-        let older = known.iter().find(|(_, other)| match (&policy.scope, &other.scope) {
+    fn oldest(&mut self, stored: &'a Stored, scope: &'a Scope) {
+        let place = (Level::of(stored, scope) != Level::Mesh).then_some(&stored.key.namespace);
+        let known = self.alone.entry((stored.key.kind, place)).or_default();
+        let older = known.iter().find(|(_, other)| match (scope, other) {
             (Scope::All, Scope::All) => true,
             (Scope::Labels(own), Scope::Labels(other)) => {
                 own == other
@@ -143,9 +144,9 @@ impl<'a> Checker<'a> {
             _ => false,
         });
         let older = older.map(|(older, _)| *older);
-        known.push((stored, policy));
+        known.push((stored, scope));
         if let Some(older) = older {
-            let workloads = match policy.scope {
+            let workloads = match scope {
                 Scope::All => "for the same workloads",
                 Scope::Labels(_) | Scope::Nobody => "for workloads that it selects, too,",
             };

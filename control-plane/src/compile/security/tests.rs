@@ -39,7 +39,7 @@ fn pod(namespace: &str, name: &str, labels: &str) -> String {
 }
 
 fn workload(parts: &[String], name: &str) -> WorkloadPolicy {
-    workload_policy(&index(&parts.concat()), &mesh().trust_domain, &name.parse().unwrap())
+    workload_policy(&index(&parts.concat()), &mesh(), &name.parse().unwrap())
 }
 
 fn policies(policy: &WorkloadPolicy) -> Vec<&str> {
@@ -151,14 +151,14 @@ fn a_change_of_a_policy_reaches_what_it_selects() {
     let mut changing = index(&pod("shop", "order", "app: order"));
     let stored = index(&deny).objects().next().cloned().unwrap();
     let name = "shop/order".parse().unwrap();
-    assert!(workload_policy(&changing, &mesh().trust_domain, &name).authorization.is_empty());
+    assert!(workload_policy(&changing, &mesh(), &name).authorization.is_empty());
     changing.apply(Event::Apply(stored.clone()));
-    assert_eq!(workload_policy(&changing, &mesh().trust_domain, &name).authorization.len(), 1);
+    assert_eq!(workload_policy(&changing, &mesh(), &name).authorization.len(), 1);
     let narrowed = deny.replace("action", "selector: {matchLabels: {app: cart}}, action");
     changing.apply(Event::Apply(index(&narrowed).objects().next().cloned().unwrap()));
-    assert!(workload_policy(&changing, &mesh().trust_domain, &name).authorization.is_empty());
+    assert!(workload_policy(&changing, &mesh(), &name).authorization.is_empty());
     changing.apply(Event::Delete(stored.key.clone()));
-    assert!(workload_policy(&changing, &mesh().trust_domain, &name).authorization.is_empty());
+    assert!(workload_policy(&changing, &mesh(), &name).authorization.is_empty());
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn policies_among_thousands_are_found_by_their_labels() {
     let index = index(&text);
     for name in names.iter().step_by(97) {
         let labels = Labels::from([("app".into(), name.as_str().into()), ("common".into(), "label".into())]);
-        let found = index.securing(Kind::AuthorizationPolicy, &Label::new("shop").unwrap(), &labels);
+        let found = index.governing(Kind::AuthorizationPolicy, &Label::new("shop").unwrap(), &labels);
         assert_eq!(found.iter().map(|stored| stored.key.name.as_str()).collect::<Vec<_>>(), [name]);
         let resource = resource(&index, &mesh(), ResourceKind::Workload, &format!("shop/{name}"), None);
         let Some(Resource::Workload(policy)) = resource else { panic!("{name} has no policy") };

@@ -1,7 +1,16 @@
-use pillion_policy::{Snapshot, identity::TrustDomain, mesh::OutboundMode, name::Hostname};
-use pillion_xds::{Node, client};
+use std::net::SocketAddr;
 
-use super::*;
+use pillion_policy::{
+    Snapshot,
+    identity::{Identity, TrustDomain},
+    mesh::OutboundMode,
+    name::Hostname,
+    telemetry::Telemetry,
+};
+use pillion_xds::{Node, client, discovery::DeltaDiscoveryResponse};
+use tokio::sync::mpsc;
+
+use super::{super::Stream, *};
 use crate::{naming::Naming, source::files::Files};
 
 /// A control plane on files in memory, and proxies that talk to it without a network.
@@ -31,8 +40,9 @@ impl Mesh {
             outbound: OutboundMode::AllowAny,
             collector: None,
         };
+        let settings = Settings { mesh: Arc::new(mesh), telemetry: Telemetry::default() };
         let naming = Naming::new(&domain);
-        let state = State::new(Index::new(naming.clone()), Arc::new(mesh), Metrics::new());
+        let state = State::new(Index::new(naming.clone()), settings, Metrics::new());
         let mut started = Self { state, files: Files::new(naming), proxies: Vec::new() };
         started.save("x.yaml", text);
         started
@@ -175,7 +185,7 @@ fn a_policy_travels_whole_and_only_to_whom_it_concerns() {
     let name = name.parse().unwrap();
     let made = compile::resource(
         &mesh.state.index,
-        &mesh.state.mesh,
+        &mesh.state.settings,
         ResourceKind::Service,
         "default/user-service:80",
         None,
@@ -307,7 +317,7 @@ fn what_proxies_report_is_shown_while_they_are_connected() {
     assert!(text.contains("app:80: open for 0 s in default/api: 5 failures in a row"), "{text}");
     assert!(mesh.state.expiry().is_some());
     let figure = |mesh: &Mesh, value| {
-        let text = mesh.state.metrics.text().unwrap();
+        let text = mesh.state.metrics.text(crate::metrics::Format::OpenMetrics).unwrap();
         assert!(text.contains(&format!("pillion_reported_open_breakers {value}")), "{text}");
     };
     figure(&mesh, 1);
@@ -322,7 +332,7 @@ fn metrics_count_what_happens() {
     let proxy = mesh.connect("default/api");
     mesh.subscribe(proxy, "default/none:80");
     mesh.state.check();
-    let text = mesh.state.metrics.text().unwrap();
+    let text = mesh.state.metrics.text(crate::metrics::Format::OpenMetrics).unwrap();
     for line in [
         "pillion_objects{kind=\"Service\"} 1",
         "pillion_problems{severity=\"warning\"} 1",
