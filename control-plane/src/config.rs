@@ -69,6 +69,10 @@ pub struct Config {
     #[arg(long, env = "PILLION_TRUST_DOMAIN", value_name = "DOMAIN", default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
 
+    /// Another name of the trust domain, such as the one before: proxies believe identities in it as well; repeatable
+    #[arg(long, env = "PILLION_TRUST_DOMAIN_ALIAS", value_name = "DOMAIN", value_delimiter = ',')]
+    pub trust_domain_alias: Vec<TrustDomain>,
+
     /// What proxies do with traffic for hosts that nothing here describes
     #[arg(long, env = "PILLION_OUTBOUND_MODE", value_name = "MODE", default_value = "allow-any")]
     pub outbound_mode: Outbound,
@@ -198,7 +202,7 @@ impl Config {
         MeshConfig {
             cluster_domain: self.cluster_domain.clone(),
             trust_domain: self.trust_domain.clone(),
-            trust_domain_aliases: Vec::new(),
+            trust_domain_aliases: self.trust_domain_alias.clone(),
             trust: None,
             outbound: match self.outbound_mode {
                 Outbound::AllowAny => OutboundMode::AllowAny,

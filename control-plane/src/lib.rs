@@ -24,7 +24,7 @@ mod validate;
 mod yaml;
 
 pub use app::run;
-pub use ca::{Phase, admin_token, create_certificate, read_token, request_root, rotation};
+pub use ca::{Phase, WaitFor, admin_token, create_certificate, read_token, request_root, rotation};
 pub use check::{Checked, check_files};
 pub use config::{Config, Outbound, Source, lifetime};
 pub use crds::crds;

@@ -2,8 +2,9 @@
 //!
 //! A caller is let in by the policy of the moment. When that changes, [`Guests::review`] holds everybody who is inside
 //! against the new one: a connection that would be denied whatever was asked on it is broken off, and so is a request
-//! that would be denied now; a connection in plain text is, at a port that takes no more of it. Of a request only what costs nothing to keep is kept: method, target, host and token. What
-//! its header fields said is not, so that no request is broken off for those.
+//! that would be denied now; a connection in plain text is, at a port that takes no more of it. Every request is kept in sight, also where there is no
+//! policy yet, but only by what costs nothing to keep: method, target, host and token. What its header fields said is not
+//! kept, so that no request is broken off for those.
 //!
 //! All this belongs to one worker. Whoever is to be told waits for it in its own task; nothing is spawned or locked.
 
@@ -32,7 +33,16 @@ pub struct Guest {
     destination: SocketAddr,
     secured: Option<Secured>,
     end: End,
-    stays: RefCell<Vec<Option<Inside>>>,
+    stays: RefCell<Stays>,
+}
+
+/// The requests under way on a connection. Places are used again, so that a request costs no allocation once the
+/// connection has carried as many at the same time before.
+#[derive(Debug, Default)]
+struct Stays {
+    places: Vec<Option<Inside>>,
+    /// Which of them are free.
+    free: Vec<usize>,
 }
 
 /// What is known of a request.
@@ -126,18 +136,7 @@ impl Guest {
 
     /// Keeps a request in sight until the stay is dropped.
     pub fn stay(self: &Rc<Self>, visit: Visit) -> Stay {
-        let mut stays = self.stays.borrow_mut();
-        let inside = Some(Inside { visit, end: End::default() });
-        let place = match stays.iter_mut().enumerate().find(|(_, place)| place.is_none()) {
-            Some((at, place)) => {
-                *place = inside;
-                at
-            }
-            None => {
-                stays.push(inside);
-                stays.len() - 1
-            }
-        };
+        let place = self.stays.borrow_mut().enter(Inside { visit, end: End::default() });
         Stay { guest: Rc::clone(self), place }
     }
 
@@ -155,13 +154,11 @@ impl Guest {
     }
 
     fn poll_stay(&self, place: usize, cx: &mut Context<'_>) -> Poll<()> {
-        let stays = self.stays.borrow();
-        let inside = stays.get(place).and_then(Option::as_ref);
-        inside.map_or(Poll::Pending, |inside| inside.end.poll(cx))
+        self.stays.borrow().at(place).map_or(Poll::Pending, |inside| inside.end.poll(cx))
     }
 
     fn break_off(&self) {
-        for inside in self.stays.borrow().iter().flatten() {
+        for inside in self.stays.borrow().all() {
             inside.end.come();
         }
         self.end.come();
@@ -170,7 +167,7 @@ impl Guest {
     /// Breaks off the requests that would be denied now; says how many.
     fn review(&self, authorization: &Authorization) -> u64 {
         let stays = self.stays.borrow();
-        let denied = stays.iter().flatten().filter(|inside| {
+        let denied = stays.all().filter(|inside| {
             let visit = &inside.visit;
             let request = Request {
                 method: visit.method.as_str(),
@@ -185,11 +182,40 @@ impl Guest {
     }
 }
 
+impl Stays {
+    fn enter(&mut self, inside: Inside) -> usize {
+        let free = self.free.pop();
+        match free.and_then(|at| Some((at, self.places.get_mut(at)?))) {
+            Some((at, place)) => {
+                *place = Some(inside);
+                at
+            }
+            None => {
+                self.places.push(Some(inside));
+                self.places.len() - 1
+            }
+        }
+    }
+
+    fn leave(&mut self, at: usize) -> Option<Inside> {
+        let gone = self.places.get_mut(at).and_then(Option::take)?;
+        self.free.push(at);
+        Some(gone)
+    }
+
+    fn at(&self, at: usize) -> Option<&Inside> {
+        self.places.get(at).and_then(Option::as_ref)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Inside> {
+        self.places.iter().flatten()
+    }
+}
+
 impl Stay {
     /// Whether the request has been broken off.
     pub fn is_broken_off(&self) -> bool {
-        let stays = self.guest.stays.borrow();
-        stays.get(self.place).and_then(Option::as_ref).is_some_and(|inside| inside.end.has_come.get())
+        self.guest.stays.borrow().at(self.place).is_some_and(|inside| inside.end.has_come.get())
     }
 
     /// Ready when the request is to be broken off. The last task that asked is woken then.
@@ -207,7 +233,7 @@ impl Stay {
 impl Drop for Stay {
     fn drop(&mut self) {
         // Taken out first and dropped when nothing is borrowed any more.
-        let _gone = self.guest.stays.borrow_mut().get_mut(self.place).and_then(Option::take);
+        let _gone = self.guest.stays.borrow_mut().leave(self.place);
     }
 }
 

@@ -2,7 +2,8 @@
 //! HTTP library.
 //!
 //! Client, relay and application share one thread, and only the relay allocates while a request is under way: the other
-//! two are bytes in buffers of their own. So a count is exact, and a median is free of what happens now and then.
+//! two are bytes in buffers of their own. So a count is exact, and a median is free of what happens now and then. Requests
+//! that come in are counted without a policy and with one that has to be asked each time.
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
@@ -12,16 +13,21 @@ use http::{HeaderMap, HeaderValue, Request};
 use hyper::{body::Incoming, client::conn::http1::SendRequest, service::service_fn};
 use hyper_util::rt::TokioIo;
 use pillion_policy::{
+    authentication::PeerTls,
+    authorization::{Action, AuthorizationPolicy, Choice, Operation, PathPattern, Rule, Source, TextMatch},
     cluster::{Cluster, Protocol},
     endpoint::{Endpoint, EndpointSet},
     header::Edits,
     name::{ClusterName, Label},
     resource::Resource,
-    route::{Action, Backend, Backends, Forward, Route, Target},
+    route::{self, Backend, Backends, Forward, Route, Target},
     service::ServicePolicy,
+    telemetry::Telemetry,
+    workload::WorkloadPolicy,
 };
 use pillion_proxy::{
     control::state::Control,
+    inbound::Inbound,
     outbound,
     rt::drain::Drain,
     telemetry::{Metrics, Sinks, otlp, trace},
@@ -52,6 +58,9 @@ const MAX_HEADERS: usize = 256;
 /// the box of the watched response body.
 const OURS: u64 = 3;
 
+/// The workload that the proxy stands beside.
+const WORKLOAD: &str = "default/caller";
+
 const ASK: &[u8] = b"GET /orders?page=2 HTTP/1.1\r\nHost: app\r\nAccept: */*\r\nUser-Agent: test\r\n\r\n";
 
 const ANSWER: &[u8] =
@@ -63,13 +72,16 @@ fn a_forwarded_request_allocates_little() {
     let runtime = LocalRuntime::new().unwrap();
     let library = median(&runtime, runtime.block_on(relayed()));
     assert!(library > 0, "nothing is counted");
-    for (what, sinks) in
-        [("plain", Sinks::none()), ("in a trace that is not recorded", runtime.block_on(traced()))]
-    {
-        let proxy = median(&runtime, runtime.block_on(proxied(sinks)));
-        println!(
-            "allocations of a request, {what}: {proxy} through the proxy, {library} of them the HTTP library's"
-        );
+    let several = || vec![others_only(Action::Deny), everybody(), others_only(Action::Audit)];
+    for (what, client) in [
+        ("out", runtime.block_on(sent(Sinks::none()))),
+        ("out in a trace that is not recorded", runtime.block_on(async { sent(traced().await).await })),
+        ("in", runtime.block_on(received(Vec::new()))),
+        ("in by a policy", runtime.block_on(received(vec![others_only(Action::Deny)]))),
+        ("in by several policies", runtime.block_on(received(several()))),
+    ] {
+        let proxy = median(&runtime, client);
+        println!("allocations of a request that goes {what}: {proxy}, {library} of them the HTTP library's");
         assert!(proxy <= library + OURS, "{what}: {proxy} allocations, {library} of them the library's");
     }
 }
@@ -162,12 +174,32 @@ async fn traced() -> Sinks {
 }
 
 /// A connection through the outbound face of a worker with one service of one endpoint.
-async fn proxied(sinks: Sinks) -> TcpStream {
+async fn sent(sinks: Sinks) -> TcpStream {
+    let worker = worker(resources(application().await), sinks);
+    let (client, server, peer) = pair().await;
+    spawn_local(outbound::connection(worker, server, peer));
+    client
+}
+
+/// A connection in plain text through the inbound face of a worker whose workload has these policies, or no policy at
+/// all where there are none.
+async fn received(authorization: Vec<AuthorizationPolicy>) -> TcpStream {
+    let app = application().await;
+    let own = (!authorization.is_empty()).then(|| Resource::Workload(Arc::new(workload(authorization))));
+    let worker = worker(own.into_iter().collect(), Sinks::none());
+    let face = Rc::new(Inbound::new(worker, Some(app)));
+    let (client, server, peer) = pair().await;
+    spawn_local(face.connection(server, peer));
+    client
+}
+
+/// A worker that these resources are in force for.
+fn worker(resources: Vec<Resource>, sinks: Sinks) -> Rc<Worker> {
     let views = Arc::new(Views::new(Instant::now()));
     let metrics = Metrics::new();
-    let node = Node::new("default/caller".parse().unwrap());
+    let node = Node::new(WORKLOAD.parse().unwrap());
     let mut control = Control::new(node, Duration::from_secs(600), Arc::clone(&views), Arc::clone(&metrics));
-    control.stand_alone(resources(application().await), Instant::now());
+    control.stand_alone(resources, Instant::now());
     let settings = Settings {
         namespace: Label::new("default").unwrap(),
         hold_timeout: Duration::from_secs(1),
@@ -185,17 +217,14 @@ async fn proxied(sinks: Sinks) -> TcpStream {
         wallet: Arc::default(),
         metrics: Arc::default(),
     };
-    let worker = Worker::new(
+    Rc::new(Worker::new(
         views,
         Pools::new(connector),
         Arc::new(settings),
         Demands::new().0,
         (Drain::new(), sinks, metrics, Arc::default()),
         fastrand::Rng::with_seed(1),
-    );
-    let (client, server, peer) = pair().await;
-    spawn_local(outbound::connection(Rc::new(worker), server, peer));
-    client
+    ))
 }
 
 async fn pair() -> (TcpStream, TcpStream, SocketAddr) {
@@ -219,7 +248,7 @@ fn resources(app: SocketAddr) -> Vec<Resource> {
     let route = Route {
         name: "all".into(),
         matches: Vec::new(),
-        action: Action::Forward(forward),
+        action: route::Action::Forward(forward),
         request_headers: Edits::default(),
         response_headers: Edits::default(),
         timeout: None,
@@ -236,4 +265,35 @@ fn resources(app: SocketAddr) -> Vec<Resource> {
         vec![cluster],
     );
     vec![Resource::Endpoints(Arc::new(endpoints)), Resource::Service(Arc::new(policy.unwrap()))]
+}
+
+fn workload(authorization: Vec<AuthorizationPolicy>) -> WorkloadPolicy {
+    WorkloadPolicy {
+        name: WORKLOAD.parse().unwrap(),
+        identity: None,
+        ports: Vec::new(),
+        peer_tls: PeerTls::default(),
+        port_tls: Default::default(),
+        authorization,
+        authentication: Vec::new(),
+        telemetry: Telemetry::default(),
+    }
+}
+
+/// A policy about somebody and something else.
+fn others_only(action: Action) -> AuthorizationPolicy {
+    let principals = Choice { any_of: vec![TextMatch::new("mesh/ns/shop/*").unwrap()], none_of: Vec::new() };
+    let paths = Choice { any_of: vec![PathPattern::new("/admin/*").unwrap()], none_of: Vec::new() };
+    let rules = vec![
+        Rule { from: vec![Source { principals, ..Source::default() }], ..Rule::default() },
+        Rule { to: vec![Operation { paths, ..Operation::default() }], ..Rule::default() },
+    ];
+    AuthorizationPolicy { name: "default/others".into(), action, rules }
+}
+
+/// A policy that allows everything that is asked for with GET.
+fn everybody() -> AuthorizationPolicy {
+    let methods = Choice { any_of: vec![TextMatch::new("GET").unwrap()], none_of: Vec::new() };
+    let rules = vec![Rule { to: vec![Operation { methods, ..Operation::default() }], ..Rule::default() }];
+    AuthorizationPolicy { name: "default/everybody".into(), action: Action::Allow, rules }
 }

@@ -39,16 +39,32 @@ impl Keys {
         Ok(path)
     }
 
-    /// A token for a service account of the namespace `default`, as an operator has it made.
+    /// A directory with a certificate of a service account of the namespace `default` in a trust domain: `chain.pem`,
+    /// `key.pem` and `root.pem`.
+    pub fn certificate(&self, account: &str, trust_domain: &str) -> Result<PathBuf> {
+        let out = self.file(&format!("certificate-{account}"));
+        let out_dir = out.display().to_string();
+        let further = ["--out", &out_dir, "--trust-domain", trust_domain];
+        self.create("certificate", account, &further)?;
+        Ok(out)
+    }
+
+    /// A token for a service account of the namespace `default`.
     fn token(&self, account: &str) -> Result<Vec<u8>> {
+        self.create("token", account, &[])
+    }
+
+    /// Has something made for a service account, as an operator does.
+    fn create(&self, what: &str, account: &str, further: &[&str]) -> Result<Vec<u8>> {
         let made = Command::new(process::binary("pillion")?)
             .env_clear()
-            .args(["token", "create", "--namespace", "default", "--service-account", account, "--state-dir"])
+            .args([what, "create", "--namespace", "default", "--service-account", account, "--state-dir"])
             .arg(self.state_dir())
+            .args(further)
             .stdin(Stdio::null())
             .output()
             .context("cannot run pillion")?;
-        ensure!(made.status.success(), "no token: {}", String::from_utf8_lossy(&made.stderr));
+        ensure!(made.status.success(), "no {what}: {}", String::from_utf8_lossy(&made.stderr));
         Ok(made.stdout)
     }
 

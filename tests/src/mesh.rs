@@ -99,6 +99,12 @@ impl Mesh {
         self.control_plane.as_mut().context("the mesh has not been started")
     }
 
+    /// What the control plane has logged.
+    pub fn control_plane_log(&self) -> Result<String> {
+        let control_plane = self.control_plane.as_ref().context("the mesh has not been started")?;
+        Ok(control_plane.process.log().text())
+    }
+
     /// A sidecar of this workload, still to be started; the control plane must run.
     pub fn sidecar(&self, workload: &str) -> Result<sidecar::Builder> {
         let control_plane = self.control_plane.as_ref().context("the mesh has not been started")?;
@@ -151,8 +157,17 @@ impl Mesh {
     pub async fn serve_meshed(&mut self, service: &str, version: &str) -> Result<(Instance, Sidecar)> {
         let (pod, ip) = self.name_pod(service, version)?;
         let app = Instance::sample(service, version, &pod, address::unused_at(TARGET_PORT)?).await?;
-        let sidecar = self.sidecar_of(service, version, &app, ip).await?;
+        let sidecar = self.sidecar_of(service, version, &app, ip).await?.start().await?;
         Ok((app, sidecar))
+    }
+
+    /// Like [`Mesh::serve_meshed`], with an access log of the instance's sidecar.
+    pub async fn serve_logged(&mut self, service: &str) -> Result<(Instance, Sidecar, AccessLog)> {
+        let (pod, ip) = self.name_pod(service, "v1")?;
+        let app = Instance::sample(service, "v1", &pod, address::unused_at(TARGET_PORT)?).await?;
+        let log = AccessLog::new()?;
+        let sidecar = self.sidecar_of(service, "v1", &app, ip).await?.logging(&log).start().await?;
+        Ok((app, sidecar, log))
     }
 
     /// Like [`Mesh::serve_meshed`], an instance that answers `/` by calling other services through its sidecar.
@@ -163,7 +178,7 @@ impl Mesh {
         let front = Front::calling(SocketAddr::new(ip, OUTBOUND_PORT), &parts);
         let address = address::unused_at(TARGET_PORT)?;
         let app = Instance::start(App::front(identity, front), &pod, address).await?;
-        let sidecar = self.sidecar_of(service, "v1", &app, ip).await?;
+        let sidecar = self.sidecar_of(service, "v1", &app, ip).await?.start().await?;
         Ok((app, sidecar))
     }
 
@@ -189,7 +204,7 @@ impl Mesh {
         version: &str,
         app: &Instance,
         ip: IpAddr,
-    ) -> Result<Sidecar> {
+    ) -> Result<sidecar::Builder> {
         self.expose(service, version, &app.pod, ip)?;
         if self.security.is_some() {
             self.policy.meshed_pod(&app.pod, service, version, ip)?;
@@ -197,7 +212,7 @@ impl Mesh {
         if self.control_plane.is_none() {
             self.start().await?;
         }
-        self.sidecar(service)?.ip(ip).in_front_of(app.address, TARGET_PORT).start().await
+        Ok(self.sidecar(service)?.ip(ip).in_front_of(app.address, TARGET_PORT))
     }
 
     /// Adds an instance that treats each connection as `handle` does, at the level of bytes.

@@ -82,6 +82,16 @@ impl Policy {
         self.apply("peer-authentication", &yaml)
     }
 
+    /// An AuthorizationPolicy that denies everything to whoever runs as a service account of the namespace `default`.
+    pub fn deny(&self, name: &str, account: &str) -> Result<()> {
+        let yaml = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: {name}\nspec:\n  \
+             action: DENY\n  rules:\n  - from:\n    - source:\n        principals: \
+             [cluster.local/ns/default/sa/{account}]\n"
+        );
+        self.apply(&format!("authorization-{name}"), &yaml)
+    }
+
     /// Removes a pod.
     pub fn remove_pod(&self, name: &str) -> Result<()> {
         self.delete(&format!("pod-{name}"))

@@ -1,10 +1,17 @@
 //! Who may call an app: what sidecars let in, what they say to the others, and what operators learn.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use http::{HeaderName, Method};
+use http_body_util::BodyExt;
 use pillion_policy::authorization::{Action, Choice, Condition, Operation, Rule, Source};
 use pillion_tests::guarded::{Guarded, Rules, paths, policy_of, texts};
-use pillion_tests::{Wire, address};
+use pillion_tests::{Mesh, Wire, address, eventually, task};
+use tokio::time::timeout;
+
+/// Within which a new policy must hold for what is under way.
+const SOON: Duration = Duration::from_secs(5);
 
 async fn guarded(authorization: Vec<pillion_policy::authorization::AuthorizationPolicy>) -> Result<Guarded> {
     Guarded::start(Rules { authorization, ..Rules::default() }).await
@@ -119,6 +126,52 @@ async fn opaque_connections_are_closed() -> Result<()> {
         let shop = Guarded::start(Rules { authorization, opaque: true, ..Rules::default() }).await?;
         let answer = shop.client().get("http://app/echo").send().await;
         assert_eq!(answer.is_ok(), is_open, "{action:?}: {answer:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deny_holds_for_what_is_under_way_between_sidecars() -> Result<()> {
+    let mut mesh = Mesh::secure(&[])?;
+    let (app, _server, log) = mesh.serve_logged("app").await?;
+    let (_caller, client) = mesh.caller().await?;
+    let other = mesh.sidecar("other")?.start().await?;
+    client.get("http://app/").send().await?.expect(200)?;
+
+    let begun = client.get("http://app/stream/1000000").header("x-request-id", "begun").open().await?;
+    let mut body = begun.into_body();
+    body.frame().await.context("no first frame")??;
+    let waiting = client.get("http://app/delay/60000").header("x-request-id", "waiting").send();
+    let waiting = task::spawn(waiting);
+    let stats = app.stats()?;
+    eventually("both are under way", || async {
+        ensure!(stats.requests() == 3, "{} requests have arrived", stats.requests());
+        Ok(())
+    })
+    .await?;
+
+    mesh.policy.deny("no-caller", "caller")?;
+    let ended = timeout(SOON, async {
+        loop {
+            match body.frame().await {
+                Some(Ok(_)) => {}
+                ended => return ended.is_none(),
+            }
+        }
+    });
+    ensure!(!ended.await.context("the response goes on")?, "it looks complete");
+    let answer = timeout(SOON, waiting.join()).await.context("the request goes on")??;
+    ensure!(answer.as_ref().map_or(true, |reply| !reply.status.is_success()), "{answer:?}");
+    client.get("http://app/").send().await?.expect_own(403, "AUTHZ")?;
+    other.app().get("http://app/").send().await?.expect(200)?;
+    assert_eq!(stats.requests(), 4, "what is denied must not arrive");
+
+    let begun = log.line_of("begun").await?;
+    assert_eq!((begun.status, &*begun.flags), (200, "AUTHZ"));
+    let waiting = log.line_of("waiting").await?;
+    assert_eq!((waiting.status, &*waiting.flags), (403, "AUTHZ"));
+    for line in [begun, waiting] {
+        assert_eq!(line.cause.as_deref(), Some("broken off: a new policy denies access"));
     }
     Ok(())
 }

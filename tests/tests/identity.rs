@@ -204,6 +204,38 @@ async fn certificates_are_renewed_and_an_outage_is_survived() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_stream_ends_with_the_certificate_it_was_opened_with() -> Result<()> {
+    let mut mesh = Mesh::secure(&SHORT)?;
+    let _app = mesh.serve("app", "v1").await?;
+    let (caller, client) = mesh.caller().await?;
+    let first = caller.serial().await?;
+    let connections = || async {
+        Ok::<_, anyhow::Error>(caller.metrics().await?.sum("pillion_xds_connections_total", &[]))
+    };
+    let before = connections().await?;
+    // From now on it can only come back by a certificate.
+    fs::write(mesh.keys()?.file("token-caller"), "not.a.token")?;
+    within(LIFETIME, "the stream is ended", || async {
+        let told = mesh.control_plane_log()?;
+        ensure!(told.contains("the certificate it came with has expired"), "not yet");
+        ensure!(connections().await? > before, "it is not back yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(caller.serial().await? != first, "it has no other certificate");
+    mesh.policy.routes(
+        "app",
+        "- {headers: {response: {set: {x-edit: seen}}}, route: [{destination: {host: app}}]}",
+    )?;
+    eventually("what is new still arrives", || async {
+        let reply = client.get("http://app/").send().await?.expect(200)?;
+        ensure!(reply.header("x-edit") == "seen", "not yet");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn files_that_are_no_identity_are_one_line() -> Result<()> {
     let keys = Keys::new()?;
     let missing = keys.file("missing.pem").display().to_string();

@@ -1,7 +1,7 @@
 //! Sidecars that speak mutual TLS to each other, without the app or the user doing anything.
 
 use anyhow::{Context, Result, ensure};
-use pillion_tests::{Client, Mesh, Wire, eventually};
+use pillion_tests::{Client, Mesh, Sidecar, Wire, eventually};
 
 /// What must never be seen on the wire.
 const MARKER: &str = "plain-text-marker-20817";
@@ -100,5 +100,60 @@ async fn without_a_certificate_nothing_is_sent_in_plain_text() -> Result<()> {
     }
     drop(server);
     let _still_here = app.stats().context("the app is gone")?;
+    Ok(())
+}
+
+/// A sidecar with a certificate from the trust domain that the mesh had before.
+fn of_old(mesh: &mut Mesh) -> Result<Sidecar> {
+    let files = mesh.keys()?.certificate("caller", "old.example")?;
+    let mut sidecar = Sidecar::of("caller");
+    let url = format!("https://{}", mesh.control_plane()?.xds);
+    sidecar = sidecar.arg("--control-plane", &url);
+    for (flag, name) in
+        [("--certificate-file", "chain.pem"), ("--key-file", "key.pem"), ("--root-file", "root.pem")]
+    {
+        sidecar = sidecar.arg(flag, &files.join(name).display().to_string());
+    }
+    sidecar.spawn()
+}
+
+#[tokio::test]
+async fn who_is_still_in_the_old_trust_domain_belongs_to_the_mesh() -> Result<()> {
+    let mut mesh = Mesh::secure(&["--trust-domain-alias", "old.example"])?;
+    let (app, server) = mesh.serve_meshed("app", "v1").await?;
+    mesh.policy.peer_authentication("STRICT")?;
+    eventually("plain text is refused", || async {
+        ensure!(Client::http1(server.inbound).get("http://app/").send().await.is_err(), "it is still taken");
+        Ok(())
+    })
+    .await?;
+    let before = app.stats()?.requests();
+    let mut caller = of_old(&mut mesh)?;
+    caller.wait_ready().await?;
+    let shown = caller.certs().await?;
+    assert_eq!(shown["certificate"]["identity"], "spiffe://old.example/ns/default/sa/caller");
+    caller.app().get("http://app/").send().await?.expect(200)?;
+    assert_eq!(app.stats()?.requests(), before + 1);
+    // Policies mean it under the new name, too.
+    mesh.policy.deny("no-caller", "caller")?;
+    eventually("it is denied", || async {
+        caller.app().get("http://app/").send().await?.expect_own(403, "AUTHZ")?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_trust_domain_that_nobody_named_is_none_of_ours() -> Result<()> {
+    let mut mesh = Mesh::secure(&[])?;
+    mesh.start().await?;
+    let caller = of_old(&mut mesh)?;
+    eventually("it is turned away", || async {
+        let told = caller.process.log().text();
+        ensure!(told.contains("give a client certificate or a bearer token"), "{told}");
+        Ok(())
+    })
+    .await?;
+    assert_eq!(caller.readiness().await?, 503);
     Ok(())
 }

@@ -170,7 +170,7 @@ async fn of_what_is_not_recorded_only_the_proxy_s_own_errors_are_told() -> Resul
     ask("of the app", "http://app/status/500").await?.expect(500)?;
     // Whoever begins a trace here is not recorded either.
     client.get("http://app/").send().await?.expect(200)?;
-    ask("unknown", "http://nobody/").await?.expect_own(404, "NR")?;
+    ask("unknown", "http://nobody/").await?.expect_own(404, "NH")?;
     app.app()?.faults().script([Failure::Close]);
     let request = client.request(Method::POST, "http://app/echo").header("traceparent", &unsampled);
     request.header("x-request-id", "closed").body("x").send().await?.expect_own(503, "UC")?;
@@ -188,7 +188,7 @@ async fn of_what_is_not_recorded_only_the_proxy_s_own_errors_are_told() -> Resul
     let unknown = told.iter().find(|span| span.attribute("pillion.request_id") == "unknown");
     let unknown = unknown.context("told before")?;
     ensure!(unknown.is_error && unknown.parent == SPAN, "{unknown:?}");
-    assert_eq!((unknown.attribute("pillion.flag"), unknown.attribute("error.type")), ("NR", "NR"));
+    assert_eq!((unknown.attribute("pillion.flag"), unknown.attribute("error.type")), ("NH", "NH"));
     ensure!(unknown.attribute("pillion.cause").contains("nobody"), "{unknown:?}");
     // What was over before has been exported before, if it was to be.
     for span in collector.spans() {

@@ -3,9 +3,7 @@
 //! The types of the control plane are the source; it is asked by running it, so that this program still depends on no
 //! crate of the workspace.
 
-use std::fs;
-
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::process;
 use crate::workspace::Workspace;
@@ -20,13 +18,5 @@ pub(crate) fn codegen(workspace: &Workspace, check: bool) -> Result<()> {
     process::run(workspace.cargo().args(["build", "--quiet"]).args(package))?;
     let mut command = std::process::Command::new(workspace.binary("debug", "pillion"));
     let text = format!("{BANNER}{}", process::output(command.arg("crds"))?);
-    let path = workspace.path(FILE);
-    if check {
-        if fs::read_to_string(&path).is_ok_and(|present| present == text) {
-            return Ok(());
-        }
-        bail!("{FILE} is not what the types say");
-    }
-    path.parent().map_or(Ok(()), fs::create_dir_all).with_context(|| format!("cannot create {FILE}"))?;
-    fs::write(&path, text).with_context(|| format!("cannot write {FILE}"))
+    workspace.keep(FILE, &text, check)
 }

@@ -3,9 +3,7 @@
 //! The texts are data of that crate; it is asked by running it, so that this program still depends on no crate of the
 //! workspace.
 
-use std::fs;
-
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::process;
 use crate::workspace::Workspace;
@@ -19,12 +17,5 @@ pub(crate) fn codegen(workspace: &Workspace, check: bool) -> Result<()> {
     process::run(workspace.cargo().args(["build", "--quiet", "--workspace", "--example", "flags"]))?;
     let mut command = std::process::Command::new(workspace.binary("debug", "examples/flags"));
     let text = format!("{BANNER}{}", process::output(&mut command)?);
-    let path = workspace.path(FILE);
-    if check {
-        if fs::read_to_string(&path).is_ok_and(|present| present == text) {
-            return Ok(());
-        }
-        bail!("{FILE} is not what the texts say");
-    }
-    fs::write(&path, text).with_context(|| format!("cannot write {FILE}"))
+    workspace.keep(FILE, &text, check)
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::process;
@@ -80,6 +80,20 @@ impl Workspace {
         command.args(["tree", "--workspace", "--edges", "normal,build", "--target", "all"]);
         let tree = process::output(command.args(["--prefix", "none", "--format", "{p}"]))?;
         Ok(tree.lines().filter_map(|line| line.split(' ').next()).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Writes a generated file, or only verifies that the checked-in one is fresh.
+    pub(crate) fn keep(&self, file: &str, text: &str, check: bool) -> Result<()> {
+        let path = self.path(file);
+        if check {
+            let is_fresh = std::fs::read_to_string(&path).is_ok_and(|present| present == text);
+            ensure!(is_fresh, "{file} is not what its source says");
+            return Ok(());
+        }
+        path.parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .with_context(|| format!("cannot create {file}"))?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {file}"))
     }
 
     /// A built binary, in the directory of its profile.

@@ -95,8 +95,7 @@ impl Certificate {
 
     /// The same for people.
     pub(crate) fn expiry(&self) -> String {
-        let seconds = i64::try_from(unix_seconds(self.not_after)).unwrap_or(i64::MAX);
-        ASN1Time::from_timestamp(seconds).map(|time| time.to_string()).unwrap_or_default()
+        people(self.not_after)
     }
 
     /// The identity of its holder: the only URI among its names.
@@ -137,6 +136,12 @@ impl fmt::Debug for Certificate {
             .field("fingerprint", &self.fingerprint)
             .finish_non_exhaustive()
     }
+}
+
+/// A time for people.
+pub(super) fn people(time: SystemTime) -> String {
+    let seconds = i64::try_from(unix_seconds(time)).unwrap_or(i64::MAX);
+    ASN1Time::from_timestamp(seconds).map(|time| time.to_string()).unwrap_or_default()
 }
 
 /// Nothing may follow the certificate: what is not looked at must not be passed on.

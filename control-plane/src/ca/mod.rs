@@ -27,12 +27,12 @@ pub(crate) use self::{
     expiry::Expiry,
     pace::Pace,
     request::Refusal,
-    rotation::{Customer, DWELL, Renewals, Standing, acknowledged, renewed},
+    rotation::{Customer, DWELL, Renewals, Standing, acknowledged, nobody_away, renewed},
     state_dir::{Given, StateDir},
 };
 pub use self::{
     rotation::Phase,
-    state_dir::{admin_token, read_token, request_root, rotation},
+    state_dir::{WaitFor, admin_token, read_token, request_root, rotation},
 };
 
 #[cfg(test)]

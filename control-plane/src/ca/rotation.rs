@@ -6,8 +6,11 @@
 //!                                            the old one signs                      the new one signs
 //! ```
 //!
-//! What phase it is stands in the files of the state directory, so a restart goes on where it was. Who is connected
-//! counts, and nobody else is known: so a phase lasts at least [`DWELL`], for those who are between two streams.
+//! What phase it is stands in the files of the state directory, so a restart goes on where it was. Only who is connected
+//! can be asked. A proxy that is away may hold a certificate of the old root and know no other, but not for longer than
+//! certificates live: so each phase lasts that long as well ([`nobody_away`]). Whoever was connected in between has been
+//! told of the new root, and who was not has nothing left that anybody would take. An operator in a hurry may ask for those
+//! who are connected to be enough; a phase then lasts [`DWELL`], for those who are between two streams.
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +21,8 @@ use std::{
 
 use pillion_policy::identity::Identity;
 use rustc_hash::FxHashMap;
+
+use super::certificate::{Certificate, people};
 
 /// How long a phase lasts at least: a proxy that has lost its stream is back by then.
 pub(crate) const DWELL: Duration = Duration::from_secs(15);
@@ -91,6 +96,22 @@ pub(crate) fn renewed(proxies: &[Standing], renewals: &Renewals<'_>, now: System
     named(&waiting, "renew their certificates")
 }
 
+/// Whether nobody who is away can hold a certificate of the old root that was issued before `since`, when the phase
+/// began. Such certificates live for `lifetime` at most, and no longer than their `root`. An error says what is waited
+/// for.
+pub(crate) fn nobody_away(
+    since: SystemTime,
+    lifetime: Duration,
+    root: &Certificate,
+    now: SystemTime,
+) -> Result<(), String> {
+    let over = (since + lifetime).min(root.not_after());
+    if now >= over {
+        return Ok(());
+    }
+    Err(format!("everybody connected is ready; who is away has until {}", people(over)))
+}
+
 fn named(waiting: &[&str], to: &str) -> Result<(), String> {
     if waiting.is_empty() {
         return Ok(());
@@ -113,7 +134,10 @@ impl fmt::Display for Phase {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::KeyPair;
+
     use super::*;
+    use crate::ca::Authority;
 
     fn customer(last: u8) -> Customer {
         ("spiffe://cluster.local/ns/shop/sa/order".parse().unwrap(), Some([10, 0, 0, last].into()))
@@ -160,5 +184,24 @@ mod tests {
             let renewals = Renewals { since: at(100), over: at(200), by: &by };
             assert_eq!(renewed(proxies, &renewals, now), expected, "{proxies:?} {issued} {now:?}");
         }
+    }
+
+    #[test]
+    fn who_is_away_has_as_long_as_a_certificate_lives() {
+        let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+        let began = at(1_000_000_000);
+        let root = Authority::root(&KeyPair::generate().unwrap(), began).unwrap();
+        let away = |since, now| nobody_away(since, day, &root, now);
+        assert_eq!(
+            away(began, began + hour).unwrap_err(),
+            "everybody connected is ready; who is away has until Sep 10 01:46:40 2001 +00:00"
+        );
+        assert!(away(began, began + day - Duration::from_secs(1)).is_err());
+        assert_eq!(away(began, began + day), Ok(()));
+        // No certificate outlives its root: nobody has one of an expired root.
+        let end = root.not_after();
+        assert!(away(end - hour, end - Duration::from_secs(1)).is_err());
+        assert_eq!(away(end - hour, end), Ok(()));
+        assert_eq!(away(end + day, end + day), Ok(()));
     }
 }

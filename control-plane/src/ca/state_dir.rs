@@ -7,6 +7,7 @@
 //!   admin.token         what must be shown by who wants to be told of traffic, made on first use  0600
 //!   next-root-key.pem   while the root is changed: key of the one that will sign                  0600
 //!   retiring.pem        while the root is changed: the one that has signed                        0644
+//!   connected-only      while the root is changed: nobody who is away is waited for               0644
 //! ```
 //!
 //! A file appears whole or not at all: it is written beside, flushed to disk, and then given its name. A file that is
@@ -33,6 +34,7 @@ const TOKEN_KEY: &str = "token-key.pem";
 const ADMIN_TOKEN: &str = "admin.token";
 const NEXT_KEY: &str = "next-root-key.pem";
 const RETIRING: &str = "retiring.pem";
+const CONNECTED_ONLY: &str = "connected-only";
 
 pub(super) const PUBLIC: u32 = 0o644;
 pub(super) const SECRET: u32 = 0o600;
@@ -136,11 +138,22 @@ impl StateDir {
         moved.with_context(|| format!("cannot put {} in the place of {}", from.display(), to.display()))
     }
 
-    /// Since when the new root signs.
-    pub(crate) fn switched_at(&self) -> Result<SystemTime> {
-        let path = self.0.join(RETIRING);
+    /// Since when this phase holds: since the new root is told, or since it signs.
+    pub(crate) fn since(&self, phase: Phase) -> Result<SystemTime> {
+        let path = self.0.join(if phase == Phase::Sign { RETIRING } else { ROOTS });
         let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
         modified.with_context(|| format!("cannot look at {}", path.display()))
+    }
+
+    /// In [`Phase::Sign`], the root that has signed before.
+    pub(crate) fn retiring(&self) -> Result<Certificate> {
+        read_certificates(&self.0.join(RETIRING))?.into_iter().next().context("there is no old root")
+    }
+
+    /// Who is waited for while the root is changed.
+    pub(crate) fn waits_for(&self) -> Result<WaitFor> {
+        let is_in_a_hurry = exists(&self.0.join(CONNECTED_ONLY))?;
+        Ok(if is_in_a_hurry { WaitFor::Connected } else { WaitFor::Everybody })
     }
 
     /// Ends the change: the old root is not believed any more.
@@ -150,8 +163,18 @@ impl StateDir {
         let mut roots = read_certificates(&self.0.join(ROOTS))?;
         roots.retain(|root| retiring.iter().all(|other| other.fingerprint() != root.fingerprint()));
         self.replace(ROOTS, &all(&roots))?;
+        self.forget_hurry()?;
         let removed = fs::remove_file(&path).and_then(|()| self.flush());
         removed.with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    fn forget_hurry(&self) -> Result<()> {
+        match fs::remove_file(self.0.join(CONNECTED_ONLY)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {CONNECTED_ONLY} in {}", self.0.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn make_root(&self, now: SystemTime) -> Result<()> {
@@ -194,13 +217,30 @@ impl StateDir {
     }
 }
 
-/// Asks the control plane that has this state directory to change its root; nothing when it is doing so already.
-pub fn request_root(state_dir: &Path) -> Result<()> {
+/// Who must be ready before a change of the root goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// Also proxies that are away, for as long as a certificate lives.
+    Everybody,
+    /// Who is connected. Who is away and knows the old root only has to be given the new one by hand.
+    Connected,
+}
+
+/// Asks the control plane that has this state directory to change its root. When it is doing so already, it may still be
+/// told to hurry.
+pub fn request_root(state_dir: &Path, wait_for: WaitFor) -> Result<()> {
     let state = StateDir::existing(state_dir)?;
-    match state.phase()? {
-        Phase::Settled => state.create(NEXT_KEY, &new_key()?.serialize_pem(), SECRET).map(drop),
-        Phase::Distribute | Phase::Sign => Ok(()),
+    let is_settled = state.phase()? == Phase::Settled;
+    match wait_for {
+        WaitFor::Connected => drop(state.create(CONNECTED_ONLY, "", PUBLIC)?),
+        // One that is left from a change that was never begun.
+        WaitFor::Everybody if is_settled => state.forget_hurry()?,
+        WaitFor::Everybody => {}
     }
+    if is_settled {
+        state.create(NEXT_KEY, &new_key()?.serialize_pem(), SECRET)?;
+    }
+    Ok(())
 }
 
 /// Where the change of the root stands in a state directory.

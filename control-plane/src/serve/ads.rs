@@ -1,6 +1,11 @@
 //! The services for proxies: carry messages between streams and the state, and reports to it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    future::pending,
+    net::SocketAddr,
+    pin::pin,
+    time::{Duration, SystemTime},
+};
 
 use pillion_policy::identity::Identity;
 use pillion_xds::{
@@ -14,7 +19,7 @@ use pillion_xds::{
         reports_server::{Reports, ReportsServer},
     },
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -25,12 +30,16 @@ use tonic::{
 };
 
 use super::{Command, Desk, Hub, Stream, callers::Callers, observe, signing::Signing, tls};
-use crate::task;
+use crate::{clock, task};
 
 /// Room for one unanswered response of each kind and the reason for a close.
 const RESPONSES: usize = 8;
 /// How often an idle connection is probed, and how long the answer may take: a proxy that vanished is noticed.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// How long nobody asks at most whether a certificate has expired, and how short a wait for that can be.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
+const SOONEST: Duration = Duration::from_millis(10);
 
 /// Largest report in bytes: what is listed at most, with long names.
 const MAX_REPORT: usize = 1 << 20;
@@ -92,14 +101,17 @@ impl AggregatedDiscoveryService for Ads {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let proved = self.callers.as_ref().map(|callers| callers.identify(&request)).transpose()?;
-        let (identity, issued) = proved.map_or((None, None), |(identity, issued)| (Some(identity), issued));
+        let (identity, validity) =
+            proved.map_or((None, None), |proved| (Some(proved.identity), proved.validity));
         let id = self.hub.number();
         let (responses, outgoing) = mpsc::channel(RESPONSES);
         let peer = request.remote_addr();
         let caller = caller(peer, identity.as_ref());
+        let issued = validity.map(|validity| validity.issued);
         let stream = Stream { id, peer, identity, issued, responses };
         self.hub.send(Command::Open(stream)).await.map_err(stopping)?;
-        task::spawn("proxy stream", carry(request.into_inner(), self.hub.clone(), id, caller));
+        let expired = expired(validity.map(|validity| validity.not_after));
+        task::spawn("proxy stream", carry(request.into_inner(), self.hub.clone(), id, caller, expired));
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
@@ -126,11 +138,32 @@ fn caller(peer: Option<SocketAddr>, identity: Option<&Identity>) -> String {
     identity.map_or_else(|| peer.clone(), |identity| format!("{peer} {identity}"))
 }
 
-/// Hands the messages of a proxy on until its stream ends.
-async fn carry(mut incoming: Streaming<DeltaDiscoveryRequest>, hub: Hub, id: u64, peer: String) {
+/// Resolves when the certificate that is valid until then has expired; never where there is none. The clock of the wall is
+/// asked now and then: it may be set, and does not stand still while a machine sleeps.
+async fn expired(not_after: Option<SystemTime>) {
+    let Some(not_after) = not_after else { return pending().await };
+    while let Ok(left) = not_after.duration_since(clock::now()) {
+        sleep(left.clamp(SOONEST, CLOCK_INTERVAL)).await;
+    }
+}
+
+/// Hands the messages of a proxy on until its stream ends, or until what it has proved does not count any more. It comes
+/// back with what it has by then, and is told only what is new.
+async fn carry(
+    mut incoming: Streaming<DeltaDiscoveryRequest>,
+    hub: Hub,
+    id: u64,
+    peer: String,
+    expired: impl Future<Output = ()>,
+) {
     tracing::info!(peer, "a proxy has connected");
+    let mut expired = pin!(expired);
     let reason = loop {
-        match incoming.message().await {
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            () = &mut expired => break "the certificate it came with has expired".to_owned(),
+        };
+        match message {
             Ok(Some(request)) => {
                 if hub.send(Command::Receive(id, Box::new(request))).await.is_err() {
                     return;
@@ -143,4 +176,19 @@ async fn carry(mut incoming: Streaming<DeltaDiscoveryRequest>, hub: Hub, id: u64
     tracing::info!(peer, reason, "a proxy has gone");
     // An error means that we are stopping, which closes everything.
     drop(hub.send(Command::Close(id)).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_is_over_ends_a_stream_and_another_does_not() {
+        let soon = Duration::from_secs(5);
+        assert!(timeout(soon, expired(Some(clock::now() - soon))).await.is_ok());
+        assert!(timeout(soon, expired(Some(clock::now() + 24 * 720 * soon))).await.is_err());
+        assert!(timeout(soon, expired(None)).await.is_err());
+    }
 }

@@ -20,18 +20,34 @@ const BEARER: &str = "Bearer ";
 /// Finds out who calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Callers {
-    pub(super) trust_domain: TrustDomain,
+    /// The trust domain and its other names, in one of which an identity is.
+    pub(super) domains: Arc<[TrustDomain]>,
     /// Replaced when an issuer has new keys.
     pub(super) tokens: watch::Receiver<Arc<Verifier>>,
     pub(super) metrics: Metrics,
 }
 
+/// Who a caller has proved to be, and by what.
+#[derive(Debug)]
+pub(super) struct Proved {
+    pub(super) identity: Identity,
+    /// The validity of the certificate that proves it; absent where a token does.
+    pub(super) validity: Option<Validity>,
+}
+
+/// From when and until when a certificate counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Validity {
+    pub(super) issued: SystemTime,
+    pub(super) not_after: SystemTime,
+}
+
 impl Callers {
-    /// The identity that the caller has proved, and when the certificate was issued that proves it.
-    pub(super) fn identify<T>(&self, request: &Request<T>) -> Result<(Identity, Option<SystemTime>), Status> {
+    /// The identity that the caller has proved.
+    pub(super) fn identify<T>(&self, request: &Request<T>) -> Result<Proved, Status> {
         let proved = match self.by_certificate(request) {
-            Some((identity, issued)) => Ok((identity, Some(issued))),
-            None => self.by_token(request).map(|identity| (identity, None)),
+            Some(proved) => Ok(proved),
+            None => self.by_token(request).map(|identity| Proved { identity, validity: None }),
         };
         proved.inspect_err(|status| {
             let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
@@ -40,12 +56,14 @@ impl Callers {
     }
 
     /// The handshake has verified the chain; but that may be long ago.
-    fn by_certificate<T>(&self, request: &Request<T>) -> Option<(Identity, SystemTime)> {
+    fn by_certificate<T>(&self, request: &Request<T>) -> Option<Proved> {
         let tls = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>()?;
         let certificate = Certificate::new(tls.peer_certs()?.first()?.clone())?;
         let identity = certificate.identity()?;
-        let is_ours = identity.trust_domain() == self.trust_domain.as_str();
-        (is_ours && certificate.not_after() > clock::now()).then(|| (identity, certificate.issued()))
+        let is_ours = self.domains.iter().any(|domain| domain.as_str() == identity.trust_domain());
+        let validity = Validity { issued: certificate.issued(), not_after: certificate.not_after() };
+        let is_valid = is_ours && validity.not_after > clock::now();
+        is_valid.then_some(Proved { identity, validity: Some(validity) })
     }
 
     fn by_token<T>(&self, request: &Request<T>) -> Result<Identity, Status> {

@@ -163,7 +163,7 @@ impl Issuer {
         let (sender, orders) = mpsc::channel(QUEUE);
         let current = watch::Sender::new(None);
         let callers = Callers {
-            trust_domain: config.trust_domain.clone(),
+            domains: [&config.trust_domain].into_iter().chain(&config.trust_domain_alias).cloned().collect(),
             tokens: tokens.verifier.subscribe(),
             metrics: metrics.clone(),
         };
@@ -306,7 +306,11 @@ impl Issuer {
                 Expiry::Week => {
                     tracing::error!(%role, subject, not_after, "a certificate expires within 7 days")
                 }
-                Expiry::Over => tracing::error!(%role, subject, not_after, "a certificate has expired"),
+                Expiry::Over => {
+                    // A root of our own is replaced by one command; who was given one knows where it came from.
+                    let advice = self.state.as_ref().map(|_| "say: pillion ca rotate");
+                    tracing::error!(%role, subject, not_after, advice, "a certificate has expired")
+                }
             }
         }
     }

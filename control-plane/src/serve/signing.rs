@@ -26,7 +26,7 @@ impl IstioCertificateService for Signing {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let (identity, _) = self.callers.identify(&request)?;
+        let identity = self.callers.identify(&request)?.identity;
         let from = request.remote_addr().map(|peer| peer.ip());
         let request = request.into_inner();
         let seconds = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0);

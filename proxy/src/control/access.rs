@@ -25,7 +25,7 @@ use pillion_policy::{
     identity::{Identity, TrustDomain},
     name::Label,
 };
-use rustls::{ClientConfig, client::Resumption, pki_types::ServerName, version::TLS13};
+use rustls::{CertificateError, ClientConfig, client::Resumption, pki_types::ServerName, version::TLS13};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::{
@@ -40,7 +40,10 @@ use self::server::ControlPlane;
 use super::identity::trust;
 use crate::{
     rt::clock,
-    tls::credentials::{self, Credentials, Wallet},
+    tls::{
+        credentials::{self, Credentials, Wallet},
+        judge::Verifier,
+    },
     view::Views,
 };
 
@@ -220,14 +223,15 @@ impl Tls {
             Err(error) if roots.is_empty() => return Err(error.into()),
             Err(error) => tracing::warn!(%error, "--root-file not used; the roots of the mesh are"),
         }
-        let aliases = mesh.map(|mesh| mesh.trust_domain_aliases.clone()).unwrap_or_default();
-        let domains = [self.trust_domain.clone()].into_iter().chain(aliases).collect();
+        let of_mesh = trust::domains(mesh.as_deref());
+        let domains = [self.trust_domain.clone()].into_iter().chain(of_mesh).collect();
         let provider = credentials::provider();
-        let verifier = ControlPlane::new(&roots, domains, self.identity.clone(), &provider)?;
+        let judge = ControlPlane::new(&roots, domains, self.identity.clone(), &provider)?;
+        let verifier = Verifier::new(judge, &provider);
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(verifier);
         let shown = self.wallet.load().filter(|_| proof == Proof::Certificate);
         let mut config = match shown {
             Some(credentials) => config.with_client_cert_resolver(Arc::clone(credentials.resolver()) as _),
@@ -270,13 +274,29 @@ async fn dial(
 ) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    connector.connect(name, stream).await
+    connector.connect(name, stream).await.map_err(advised)
+}
+
+/// Says what to do about a control plane whose root nobody has told us of; every other error stays as it is. A root of the
+/// same name with another key shows in the signature.
+fn advised(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => io::Error::new(error.kind(), format!("{error}; {STALE_ROOT}")),
+        Some(_) | None => error,
+    }
 }
 
 /// Whether others would take the certificate now.
 fn is_valid(credentials: &Credentials) -> bool {
     (credentials.not_before()..credentials.not_after()).contains(&clock::now())
 }
+
+/// What operators can do when the root of the mesh is another than the one we were given.
+const STALE_ROOT: &str = "it proves itself by a root that is not in --root-file: if the root has been replaced, put the \
+                          control plane's present root.pem there; the file is read again for each attempt";
 
 /// What the transport says, without its own words around it.
 fn unavailable(error: &transport::Error) -> Status {

@@ -151,7 +151,7 @@ impl Holder {
     fn follow_mesh(&mut self) -> bool {
         let mesh = self.views.load().mesh.clone();
         let believed = |mesh: &Option<Arc<MeshConfig>>| {
-            mesh.as_ref().map(|mesh| (mesh.trust.clone(), mesh.trust_domain_aliases.clone()))
+            mesh.as_ref().map(|mesh| (mesh.trust.clone(), trust::domains(Some(mesh))))
         };
         let is_same = match (&mesh, &self.mesh) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old) || believed(&mesh) == believed(&self.mesh),
@@ -178,8 +178,8 @@ impl Holder {
                 roots.push(root.clone());
             }
         }
-        let aliases = self.mesh.as_ref().map(|mesh| mesh.trust_domain_aliases.clone());
-        Credentials::new(Material { chain, key, roots, trust_domain_aliases: aliases.unwrap_or_default() })
+        let trust_domain_aliases = trust::domains(self.mesh.as_deref());
+        Credentials::new(Material { chain, key, roots, trust_domain_aliases })
     }
 
     /// The roots that are known without a certificate.

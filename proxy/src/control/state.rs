@@ -41,6 +41,9 @@ const ABSENT: Duration = Duration::from_secs(30);
 /// Most hosts that do not exist and are remembered.
 const MAX_ABSENT: usize = 256;
 
+/// How often the files are looked at that policies name.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// What the control task owns.
 #[derive(Debug)]
 pub struct Control {
@@ -58,6 +61,8 @@ pub struct Control {
     views: Arc<Views>,
     metrics: Arc<Metrics>,
     revision: u64,
+    /// When files were last looked at.
+    looked: Option<Instant>,
     /// Nobody can be asked: what is not held does not exist.
     alone: bool,
 }
@@ -97,6 +102,7 @@ impl Control {
             views,
             metrics,
             revision: 0,
+            looked: None,
             alone: false,
         }
     }
@@ -235,8 +241,8 @@ impl Control {
         self.received = self.received.apply(effects.changes);
     }
 
-    /// Drops what nobody asks for any more, and takes up policies that have waited long enough. To be called every
-    /// few hundred milliseconds. Without a control plane that could be asked again, what it has said is kept.
+    /// Drops what nobody asks for any more, takes up policies that have waited long enough, and looks at files. To be
+    /// called every few hundred milliseconds. Without a control plane that could be asked again, what it has said is kept.
     pub fn sweep(&mut self, now: Instant, connected: bool) {
         let second = self.views.second(now);
         let is_over = |host: &Host| match host.live {
@@ -254,6 +260,10 @@ impl Control {
             |host: &Host| host.waiting.is_some_and(|since| now.saturating_duration_since(since) >= SETTLE);
         if !over.is_empty() || self.hosts.values().any(is_due) {
             self.publish(now);
+        }
+        if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= LOOK) {
+            self.looked = Some(now);
+            self.registry.iter().for_each(|upstream| upstream.look_at_files());
         }
     }
 

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use super::{
     Alpn,
+    judge::Verifier,
     verify::{self, Clients, Servers, Trust},
 };
 use crate::error::Refusal;
@@ -191,7 +192,7 @@ impl Credentials {
         let mut config = self.connector.clone();
         config.alpn_protocols = alpn.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
         let servers = Servers { trust: Arc::clone(&self.trust), expected };
-        config.dangerous().set_certificate_verifier(Arc::new(servers));
+        config.dangerous().set_certificate_verifier(Verifier::new(servers, self.connector.crypto_provider()));
         Arc::new(config)
     }
 }
@@ -217,7 +218,7 @@ fn acceptor(
 ) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(Clients(Arc::clone(trust))))
+        .with_client_cert_verifier(Verifier::new(Clients(Arc::clone(trust)), provider))
         .with_cert_resolver(Arc::clone(resolver) as _);
     config.alpn_protocols = Alpn::ALL.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
     config.send_tls13_tickets = 0;
@@ -234,7 +235,7 @@ fn connector(
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(servers))
+        .with_custom_certificate_verifier(Verifier::new(servers, provider))
         .with_client_cert_resolver(Arc::clone(resolver) as _);
     config.resumption = Resumption::disabled();
     Ok(config)

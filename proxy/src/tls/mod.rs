@@ -1,14 +1,15 @@
 //! Who is at the other end of a connection, and who this process is.
 //!
-//! [`credentials`] holds what the own identity is proved with, [`verify`] judges the certificates of peers; [`accept`]
-//! and [`connect`] are the two ends of a handshake, [`hello`] listens to the beginning of one without taking part. What a
-//! port accepts and whom an endpoint must prove to be is policy and is decided by the faces and by `upstream`; no plain
-//! text stands in for a handshake that failed.
+//! [`credentials`] holds what the own identity is proved with, [`verify`] judges the certificates of peers, for
+//! rustls by way of `judge`; [`accept`] and [`connect`] are the two ends of a handshake, [`hello`] listens to the
+//! beginning of one without taking part. What a port accepts and whom an endpoint must prove to be is policy and is
+//! decided by the faces and by `upstream`; no plain text stands in for a handshake that failed.
 
 pub mod accept;
 pub mod connect;
 pub mod credentials;
 pub mod hello;
+pub(crate) mod judge;
 pub mod origination;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,23 +1,27 @@
 //! TLS as any other client speaks it, towards destinations outside of the mesh (`SIMPLE` and `MUTUAL`).
 //!
-//! An [`Originator`] is made with the policy of a cluster and reads its files then, off the request path. What cannot be
-//! used is no reason to fall back on plain text: connections fail until the policy is right.
+//! An [`Originator`] is made with the policy of a cluster and reads its files then, off the request path; [`Kept`] makes
+//! another when they change. What cannot be used is no reason to fall back on plain text: connections fail until policy
+//! and files are right.
+
+mod kept;
 
 use std::sync::{Arc, LazyLock};
 
 use pillion_policy::cluster::{CertificateFiles, Origination};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, aws_lc_rs},
+    CertificateError, ClientConfig, Error, RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use webpki::EndEntityCert;
 
-use super::Alpn;
+pub use self::kept::Kept;
+use super::{
+    Alpn,
+    judge::{JudgeServers, Shown, Verifier},
+};
 
 /// The roots of the operating system, read when first needed.
 static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
@@ -68,7 +72,6 @@ struct Named {
     /// Absent when any certificate is believed.
     chains: Option<Arc<WebPkiServerVerifier>>,
     names: Vec<String>,
-    provider: Arc<CryptoProvider>,
 }
 
 impl Originator {
@@ -89,11 +92,11 @@ impl Originator {
                 .map_err(|_| OriginationError::NoRoot)
         });
         let names = policy.subject_alt_names.clone();
-        let verifier = Named { chains: chains.transpose()?, names, provider: Arc::clone(&provider) };
+        let verifier = Verifier::new(Named { chains: chains.transpose()?, names }, &provider);
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(verifier);
         let config = match &policy.client_certificate {
             None => builder.with_no_client_auth(),
             Some(files) => {
@@ -141,55 +144,25 @@ fn client_certificate(
     Ok((certificates(&files.chain)?, key))
 }
 
-impl ServerCertVerifier for Named {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some(chains) = &self.chains else { return Ok(ServerCertVerified::assertion()) };
-        match chains.verify_server_cert(leaf, intermediates, server_name, ocsp_response, now) {
-            Ok(verified) if self.names.is_empty() => Ok(verified),
+impl JudgeServers for Named {
+    fn judge(&self, shown: &Shown<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+        let Some(chains) = &self.chains else { return Ok(()) };
+        let Shown { leaf, intermediates, ocsp } = shown;
+        match chains.verify_server_cert(leaf, intermediates, name, ocsp, now) {
             // The name is looked at last: all else has been found good.
             Ok(_)
             | Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.names.is_empty() => {
                 if self.names.iter().any(|name| carries(leaf, name)) {
-                    Ok(ServerCertVerified::assertion())
+                    Ok(())
                 } else {
                     Err(Error::InvalidCertificate(CertificateError::NotValidForName))
                 }
             }
-            other => other,
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -10,12 +10,9 @@ use std::sync::Arc;
 
 use pillion_policy::identity::{Identity, TrustDomain};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
-    SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, verify_tls13_signature},
+    CertificateError, Error, OtherError, PeerIncompatible,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::{
@@ -27,6 +24,7 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
+use super::judge::{JudgeClients, JudgeServers, Shown};
 use crate::error::Refusal;
 
 /// Most certificates a peer may show: a leaf, three intermediates and the root, which some send along.
@@ -124,17 +122,6 @@ impl Trust {
                     && self.domains.iter().any(|domain| domain.as_str() == expected.trust_domain()))
         };
         expected.is_empty() || expected.iter().any(is)
-    }
-
-    fn verify_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-            .map_err(|_| refuse(Refusal::BadSignature))
     }
 }
 
@@ -254,82 +241,22 @@ pub fn refusal(error: &Error) -> Refusal {
     }
 }
 
-impl ClientCertVerifier for Clients {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // A workload has one certificate; hints would only make the handshake longer.
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let identified = self.0.identify(leaf, intermediates, Role::Client, now);
-        identified.map(|_identity| ClientCertVerified::assertion()).map_err(refuse)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(refuse(Refusal::Version))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.provider.signature_verification_algorithms.supported_schemes()
+impl JudgeClients for Clients {
+    fn judge(&self, shown: &Shown<'_>, now: UnixTime) -> Result<(), Error> {
+        let identified = self.0.identify(shown.leaf, shown.intermediates, Role::Client, now);
+        identified.map(drop).map_err(refuse)
     }
 }
 
-impl ServerCertVerifier for Servers {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let identity = self.trust.identify(leaf, intermediates, Role::Server, now).map_err(refuse)?;
+impl JudgeServers for Servers {
+    fn judge(&self, shown: &Shown<'_>, _: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+        let identified = self.trust.identify(shown.leaf, shown.intermediates, Role::Server, now);
+        let identity = identified.map_err(refuse)?;
         if self.trust.is_among(&identity, &self.expected) {
-            Ok(ServerCertVerified::assertion())
+            Ok(())
         } else {
             Err(refuse(Refusal::WrongIdentity))
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(refuse(Refusal::Version))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.trust.verify_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -42,7 +42,7 @@ use super::{
 use crate::{
     error::{Limit, ProxyError},
     telemetry::{ClusterGauges, RequestStats},
-    tls::origination::Originator,
+    tls::origination::{Kept, Originator},
 };
 
 /// What requests to a cluster need: its policy and its state.
@@ -52,7 +52,7 @@ pub struct Upstream {
     state: Arc<State>,
     protection: Protection,
     /// What connections are secured with, where policy names more than the mesh's own identities.
-    originator: Option<Arc<Originator>>,
+    originator: Option<Arc<Kept>>,
     /// One for all policies the cluster has had.
     serving: Arc<Serving>,
 }
@@ -257,8 +257,21 @@ impl Upstream {
     }
 
     /// What connections are secured with where policy has settings for that; `None` when they cannot be used.
-    pub(super) fn originator(&self) -> Option<&Originator> {
-        self.originator.as_deref()
+    pub(super) fn originator(&self) -> Option<Arc<Originator>> {
+        self.originator.as_ref()?.load()
+    }
+
+    /// Takes up what has changed in the files that policy names for that; only the control task calls this.
+    pub fn look_at_files(&self) {
+        match self.originator.as_ref().map(|kept| kept.look()) {
+            Some(Ok(true)) => {
+                tracing::info!(cluster = %self.cluster.name, "TLS settings read again: files have changed")
+            }
+            Some(Err(error)) => {
+                tracing::warn!(cluster = %self.cluster.name, %error, "changed files not used; the TLS settings before stay");
+            }
+            Some(Ok(false)) | None => {}
+        }
     }
 
     pub(super) fn state(&self) -> &Arc<State> {
@@ -341,15 +354,13 @@ impl Upstream {
 }
 
 /// Reads what a policy names for securing connections.
-fn originator(cluster: &Cluster) -> Option<Arc<Originator>> {
+fn originator(cluster: &Cluster) -> Option<Arc<Kept>> {
     let ClusterTls::Originate(policy) = &cluster.tls else { return None };
-    match Originator::new(policy, cluster.name.endpoints.service.as_str()) {
-        Ok(originator) => Some(Arc::new(originator)),
-        Err(error) => {
-            tracing::warn!(cluster = %cluster.name, %error, "TLS settings cannot be used: no connection is made");
-            None
-        }
+    let (kept, error) = Kept::new(policy, cluster.name.endpoints.service.as_str());
+    if let Some(error) = error {
+        tracing::warn!(cluster = %cluster.name, %error, "TLS settings cannot be used: no connection is made");
     }
+    Some(Arc::new(kept))
 }
 
 impl State {

@@ -350,7 +350,10 @@ fn tls_is_originated_towards_others() {
         // Settings that cannot be used are no reason for plain text.
         let caller = outbound(None, endpoint, originate(nowhere), Protocol::Http1).await;
         let answer = exchange(caller.address, &request).await;
-        assert!(answer.contains("x-pillion-error: TLSOWN; ") && answer.contains("cannot be used"), "{answer}");
+        assert!(
+            answer.contains("x-pillion-error: TLSOWN; ") && answer.contains("cannot be used"),
+            "{answer}"
+        );
         assert!(caller.metrics.tls.failures(Direction::Outbound, Refusal::BadSettings) > 0);
     });
 }

@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// One short repetition of everything: a smoke test, not a measurement.
     #[arg(long)]
     quick: bool,
-    /// Peers and scenarios to run: pillion, pillion-2, pillion-policy, pillion-observed, pillion-traced, envoy, envoy-2, envoy-policy, haproxy, nginx, direct; http1, http2, two-sidecars, mtls.
+    /// Peers and scenarios to run: pillion, pillion-2, pillion-policy, pillion-observed, pillion-traced, envoy, envoy-2, envoy-policy, haproxy, nginx, direct; http1, http2, two-sidecars, mtls, handshakes.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How often each measurement is repeated.
@@ -60,9 +60,11 @@ enum Scenario {
     Http2,
     TwoSidecars,
     Mtls,
+    Handshakes,
 }
 
-const SCENARIOS: &[Scenario] = &[Scenario::Http1, Scenario::Http2, Scenario::TwoSidecars, Scenario::Mtls];
+const SCENARIOS: &[Scenario] =
+    &[Scenario::Http1, Scenario::Http2, Scenario::TwoSidecars, Scenario::Mtls, Scenario::Handshakes];
 
 impl Scenario {
     const fn name(self) -> &'static str {
@@ -71,6 +73,7 @@ impl Scenario {
             Self::Http2 => "http2",
             Self::TwoSidecars => "two-sidecars",
             Self::Mtls => "mtls",
+            Self::Handshakes => "handshakes",
         }
     }
 
@@ -82,6 +85,9 @@ impl Scenario {
                 "two sidecars in a row, HTTP/1.1 at both ends, 64 connections, 100 B (both processes)"
             }
             Self::Mtls => "the same with mutual TLS between the sidecars (both processes)",
+            Self::Handshakes => {
+                "the same with a handshake for each request: 10^6 / CPU us are handshakes per second and core (both ends)"
+            }
         }
     }
 
@@ -89,15 +95,20 @@ impl Scenario {
     const fn n_hops(self) -> u32 {
         match self {
             Self::Http1 | Self::Http2 => 1,
-            Self::TwoSidecars | Self::Mtls => 2,
+            Self::TwoSidecars | Self::Mtls | Self::Handshakes => 2,
         }
     }
 
     const fn downstream(self) -> Protocol {
         match self {
-            Self::Http1 | Self::TwoSidecars | Self::Mtls => Protocol::Http1,
+            Self::Http1 | Self::TwoSidecars | Self::Mtls | Self::Handshakes => Protocol::Http1,
             Self::Http2 => Protocol::Http2,
         }
+    }
+
+    /// Whether the sidecars prove to each other who they are.
+    const fn is_secure(self) -> bool {
+        matches!(self, Self::Mtls | Self::Handshakes)
     }
 
     /// What the back end is spoken to in.
@@ -204,7 +215,8 @@ fn measure(
     values.extend(per_request(cpu, &full).map(|cost| ("full_cpu_us", cost)));
     let mut n_failed = full.n_failed;
 
-    if let Some(oha) = &programs.oha {
+    // The fixed rate is one of requests; so many handshakes are more than a core can do.
+    if let Some(oha) = programs.oha.as_ref().filter(|_| scenario != Scenario::Handshakes) {
         let (fixed, cpu) =
             costed(proxies, || load::fixed(oha, scenario.downstream(), running.port, seconds))?;
         values.extend(per_request(cpu, &fixed).map(|cost| ("fixed_cpu_us", cost)));

@@ -21,6 +21,9 @@ use crate::process;
 /// How long a proxy has from its start to its first good answer.
 const START_SECONDS: u64 = 20;
 
+/// Has Envoy use each connection to the next hop for one request.
+const ONCE: &str = "        common_http_protocol_options: {max_requests_per_connection: 1}\n";
+
 /// One column of the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Peer {
@@ -97,6 +100,10 @@ impl Peer {
             Scenario::Http1 | Scenario::TwoSidecars => true,
             Scenario::Http2 => self.kind != Kind::Nginx,
             Scenario::Mtls => matches!(self.kind, Kind::Pillion | Kind::Envoy | Kind::Direct),
+            // Policies would only be asked as often as handshakes are done.
+            Scenario::Handshakes => {
+                matches!(self.kind, Kind::Pillion | Kind::Envoy) && self.setup == Setup::Plain
+            }
         }
     }
 }
@@ -199,8 +206,7 @@ fn chain(
     let mut proxies = Vec::new();
     let mut port = target;
     let n_hops = scenario.n_hops();
-    let certificates =
-        if scenario == Scenario::Mtls { Some(certificates(programs, directory)?) } else { None };
+    let certificates = if scenario.is_secure() { Some(certificates(programs, directory)?) } else { None };
     for hop in (1..=n_hops).rev() {
         let downstream = if hop == 1 { scenario.downstream() } else { Protocol::Http2 };
         let upstream = if hop == n_hops { scenario.upstream() } else { Protocol::Http2 };
@@ -217,7 +223,11 @@ fn chain(
                 };
                 let config = fill(include_str!("config/envoy.yaml"))
                     .replace("@TLS_DOWN@", &tls(hop > 1, include_str!("config/envoy-tls-downstream.yaml")))
-                    .replace("@TLS_UP@", &tls(hop < n_hops, include_str!("config/envoy-tls-upstream.yaml")));
+                    .replace("@TLS_UP@", &tls(hop < n_hops, include_str!("config/envoy-tls-upstream.yaml")))
+                    .replace(
+                        "@ONCE@",
+                        if scenario == Scenario::Handshakes && hop < n_hops { ONCE } else { "" },
+                    );
                 envoy(peer, programs, &directory, &config, upstream)?
             }
             Kind::Haproxy => {
@@ -298,7 +308,7 @@ fn pillion(
     let n_workers = peer.n_workers.to_string();
     let xds = free_port()?;
     let state = directory.join("state");
-    let secure = scenario == Scenario::Mtls;
+    let secure = scenario.is_secure();
     // Where there is an authority, sidecars prove who they are from the start.
     let (control_plane_url, of_authority, of_sidecar) = if secure {
         let port = free_port()?;
@@ -330,7 +340,9 @@ fn pillion(
     };
     // The second sidecar stands for its pod: own address, the app's port.
     let (address, label) = match scenario {
-        Scenario::TwoSidecars | Scenario::Mtls => ("127.0.0.3", ", security.istio.io/tlsMode: istio"),
+        Scenario::TwoSidecars | Scenario::Mtls | Scenario::Handshakes => {
+            ("127.0.0.3", ", security.istio.io/tlsMode: istio")
+        }
         Scenario::Http1 | Scenario::Http2 => ("127.0.0.1", ""),
     };
     let policy = fresh(&directory.join("policy"))?;
@@ -343,6 +355,9 @@ fn pillion(
     write(&policy, "bench.yaml", &objects)?;
     if peer.setup == Setup::Policy {
         write(&policy, "policy.yaml", include_str!("config/pillion-policy.yaml"))?;
+    }
+    if scenario == Scenario::Handshakes {
+        write(&policy, "once.yaml", include_str!("config/pillion-once.yaml"))?;
     }
     let source = format!("dir:{}", policy.display());
     let (xds, admin) = (local(xds), local(free_port()?));

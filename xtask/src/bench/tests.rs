@@ -16,6 +16,10 @@ fn selections_are_by_peer_by_scenario_or_both() {
     assert_eq!(names(&["envoy", "http1"]), ["http1/envoy"]);
     assert_eq!(names(&["direct"]), ["http1/direct", "http2/direct", "two-sidecars/direct", "mtls/direct"]);
     assert_eq!(names(&["http2"]).len(), PEERS.len() - 1, "nginx speaks no HTTP/2 upstream");
+    assert_eq!(
+        names(&["handshakes"]),
+        ["pillion", "envoy", "pillion-2", "envoy-2"].map(|peer| format!("handshakes/{peer}"))
+    );
     assert!(selection(&["squid".to_owned()]).is_err());
 }
 

@@ -18,8 +18,8 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use pillion_control_plane::{
-    Phase, StatusReport, check_files, crds, create_certificate, create_token, lifetime, request_root,
-    rotation,
+    Phase, StatusReport, WaitFor, check_files, crds, create_certificate, create_token, lifetime,
+    request_root, rotation,
 };
 use pillion_policy::{
     identity::TrustDomain,
@@ -113,11 +113,18 @@ enum Token {
 enum Ca {
     /// Change the root: tell the new one to every proxy, sign with it, and give up the old one; shows how it goes on
     ///
-    /// The control plane does it, and goes on when this command is interrupted or the control plane is restarted.
+    /// The control plane does it, and goes on when this command is interrupted or the control plane is restarted. To be
+    /// safe for proxies that are away, telling and giving up take as long as a certificate lives (--leaf-lifetime), each. A
+    /// root that has expired is replaced at once.
     Rotate {
         /// What the control plane has as its --state-dir
         #[arg(long, env = "PILLION_STATE_DIR", value_name = "DIR")]
         state_dir: PathBuf,
+
+        /// Wait for connected proxies only: one that is away may need the new root.pem as its --root-file; also hurries a
+        /// change that is under way
+        #[arg(long)]
+        connected_only: bool,
 
         #[command(flatten)]
         from: From,
@@ -162,7 +169,10 @@ fn main() -> ExitCode {
         Command::Token(Token::Create { namespace, service_account, state_dir, ttl }) => {
             create_token(&state_dir, &namespace, &service_account, ttl).and_then(|token| print(token + "\n"))
         }
-        Command::Ca(Ca::Rotate { state_dir, from }) => rotate(&state_dir, &from),
+        Command::Ca(Ca::Rotate { state_dir, connected_only, from }) => {
+            let wait_for = if connected_only { WaitFor::Connected } else { WaitFor::Everybody };
+            rotate(&state_dir, wait_for, &from)
+        }
         Command::Certificate(Certificate::Create {
             namespace,
             service_account,
@@ -213,8 +223,8 @@ fn status(from: &From, json: bool) -> Result<ExitCode> {
 }
 
 /// Asks for a new root and watches until it is in force.
-fn rotate(state_dir: &Path, from: &From) -> Result<ExitCode> {
-    request_root(state_dir)?;
+fn rotate(state_dir: &Path, wait_for: WaitFor, from: &From) -> Result<ExitCode> {
+    request_root(state_dir, wait_for)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut last = String::new();
     while rotation(state_dir)? != Phase::Settled {

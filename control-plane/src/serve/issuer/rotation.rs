@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Issuer;
 use crate::{
-    ca::{Customer, DWELL, Phase, Renewals, Standing, StateDir, acknowledged, renewed},
+    ca::{Customer, DWELL, Phase, Renewals, Standing, StateDir, WaitFor, acknowledged, nobody_away, renewed},
     clock,
     serve::{Command, Hub},
 };
@@ -85,14 +85,7 @@ impl Issuer {
             }
             return self.enter(state, phase, now);
         }
-        let gate = acknowledged(proxies).and_then(|()| match phase {
-            Phase::Settled | Phase::Distribute => Ok(()),
-            Phase::Sign => {
-                let since = state.switched_at().map_err(|error| format!("{error:#}"))?;
-                let renewals = Renewals { since, over: since + self.lifetime, by: &self.rotation.issued };
-                renewed(proxies, &renewals, now)
-            }
-        });
+        let gate = acknowledged(proxies).and_then(|()| self.gate(state, phase, proxies, now));
         if let Err(reason) = gate {
             return Ok(Some(format!("{phase}: {reason}")));
         }
@@ -106,6 +99,31 @@ impl Issuer {
         }
         let phase = state.phase()?;
         self.enter(state, phase, now)
+    }
+
+    /// Whether nobody needs what the phase still holds on to. An error says what is waited for.
+    fn gate(
+        &self,
+        state: &StateDir,
+        phase: Phase,
+        proxies: &[Standing],
+        now: SystemTime,
+    ) -> Result<(), String> {
+        let broken = |error: anyhow::Error| format!("{error:#}");
+        let retiring = match phase {
+            Phase::Settled => return Ok(()),
+            Phase::Distribute => self.authority.signer().clone(),
+            Phase::Sign => state.retiring().map_err(broken)?,
+        };
+        let since = state.since(phase).map_err(broken)?;
+        if phase == Phase::Sign {
+            let over = (since + self.lifetime).min(retiring.not_after());
+            renewed(proxies, &Renewals { since, over, by: &self.rotation.issued }, now)?;
+        }
+        match state.waits_for().map_err(broken)? {
+            WaitFor::Everybody => nobody_away(since, self.lifetime, &retiring, now),
+            WaitFor::Connected => Ok(()),
+        }
     }
 
     /// Takes the authority as it is on disk in the next phase.

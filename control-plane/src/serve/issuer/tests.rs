@@ -5,7 +5,7 @@ use rcgen::CertificateParams;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ca::{Certificate, DWELL, Standing, request_root, rotation};
+use crate::ca::{Certificate, DWELL, Standing, WaitFor, request_root, rotation};
 
 fn issuer(dir: &Path, args: &[&str]) -> Result<(Issuer, Desk)> {
     let state = ["x", "--source", "dir:/", "--state-dir", dir.to_str().unwrap()];
@@ -72,7 +72,7 @@ fn an_authority_can_be_given_and_changed() {
     let given = ["--ca-cert", certificate.to_str().unwrap(), "--ca-key", key.to_str().unwrap()];
     let (mut issuer, desk) = issuer(dir.path(), &given).unwrap();
     assert_eq!(issuer.facts().trust, made.facts().trust);
-    assert!(request_root(dir.path()).unwrap_err().to_string().contains("holds no root"));
+    assert!(request_root(dir.path(), WaitFor::Everybody).unwrap_err().to_string().contains("holds no root"));
 
     let (now, start) = (clock::now(), Instant::now());
     let first = desk.current.borrow().clone().unwrap();
@@ -137,6 +137,11 @@ impl Change {
         Self { dir, state, issuer, start: Instant::now() }
     }
 
+    /// Asks for a new root, for which who is connected is enough.
+    fn request(&self) {
+        request_root(self.dir.path(), WaitFor::Connected).unwrap();
+    }
+
     fn restart(&mut self) {
         self.issuer = issuer(self.dir.path(), &[]).unwrap().0;
     }
@@ -145,6 +150,12 @@ impl Change {
         let phase = self.state.phase().unwrap();
         let now = (clock::now(), self.start + after);
         self.issuer.step(&self.state, phase, proxies, now).unwrap()
+    }
+
+    /// Looks at it at another time of the wall, long after the phase has begun.
+    fn step_at(&mut self, proxies: &[Standing], now: SystemTime) -> Option<String> {
+        let phase = self.state.phase().unwrap();
+        self.issuer.step(&self.state, phase, proxies, (now, self.start + LATER)).unwrap()
     }
 
     fn phase(&self) -> Phase {
@@ -174,8 +185,8 @@ fn a_root_is_changed_in_phases_that_wait_for_everybody() {
     let mut change = Change::new();
     let old = change.roots().1;
     assert_eq!(change.step(&proxy(true), LATER), None);
-    request_root(change.dir.path()).unwrap();
-    request_root(change.dir.path()).unwrap();
+    change.request();
+    change.request();
 
     assert_eq!(change.step(&proxy(true), Duration::ZERO).unwrap(), "distributing the new root");
     let (roots, signer) = change.roots();
@@ -206,9 +217,58 @@ fn a_root_is_changed_in_phases_that_wait_for_everybody() {
 }
 
 #[test]
+fn a_root_is_believed_until_nobody_who_is_away_can_need_it() {
+    let mut change = Change::new();
+    let (old, day, second) = (change.roots().1, Duration::from_secs(24 * 3600), Duration::from_secs(1));
+    request_root(change.dir.path(), WaitFor::Everybody).unwrap();
+    let begun = clock::now();
+    change.step_at(&[], begun);
+    // A proxy that has gone with a certificate just issued comes back before this, and is told of the new root.
+    let said = change.step_at(&[], begun + day - second).unwrap();
+    assert!(
+        said.starts_with("distributing the new root: everybody connected is ready; who is away"),
+        "{said}"
+    );
+    assert_eq!(change.roots().1, old);
+    change.restart();
+    assert!(change.step_at(&[], begun + day - second).is_some() && change.roots().1 == old);
+    change.step_at(&[], begun + day - second);
+    assert_eq!(change.step_at(&[], clock::now() + day).unwrap(), "signing with the new root");
+    // One that has gone with a certificate of the old root is believed until that has expired.
+    let switched = clock::now();
+    let said = change.step_at(&[], switched + day - second).unwrap();
+    assert!(
+        said.starts_with("signing with the new root: everybody connected is ready; who is away"),
+        "{said}"
+    );
+    assert_eq!(change.bundle(), 2);
+    change.restart();
+    assert!(change.step_at(&[], switched + day - second).is_some());
+    assert!(change.step_at(&[], switched + day - second).is_some());
+    assert_eq!(change.bundle(), 2, "a restart shortens nothing");
+    assert_eq!(change.step_at(&[], clock::now() + day), None);
+    assert_eq!((change.phase(), change.bundle()), (Phase::Settled, 1));
+}
+
+#[test]
+fn who_is_in_a_hurry_may_say_so_later() {
+    let mut change = Change::new();
+    request_root(change.dir.path(), WaitFor::Everybody).unwrap();
+    change.step(&[], LATER);
+    assert!(change.step(&[], LATER).unwrap().contains("who is away"));
+    change.request();
+    assert_eq!(change.step(&[], LATER).unwrap(), "signing with the new root");
+    assert_eq!(change.step(&[], LATER), None);
+    // The next change is not hurried by that.
+    request_root(change.dir.path(), WaitFor::Everybody).unwrap();
+    change.step(&[], LATER);
+    assert!(change.step(&[], LATER).unwrap().contains("who is away"));
+}
+
+#[test]
 fn a_restart_goes_on_where_it_was() {
     let mut change = Change::new();
-    request_root(change.dir.path()).unwrap();
+    change.request();
     change.restart();
     assert_eq!(change.step(&[], Duration::ZERO).unwrap(), "distributing the new root");
     let told = change.roots();
@@ -244,11 +304,11 @@ fn a_broken_new_key_changes_nothing() {
     assert_eq!(change.roots(), before);
     // One that came after the root was told to everybody is not taken either.
     fs::remove_file(change.dir.path().join("next-root-key.pem")).unwrap();
-    request_root(change.dir.path()).unwrap();
+    change.request();
     change.step(&[], LATER);
     let told = change.roots();
     fs::remove_file(change.dir.path().join("next-root-key.pem")).unwrap();
-    request_root(change.dir.path()).unwrap();
+    change.request();
     let failed = change.issuer.step(&change.state, Phase::Distribute, &[], now).unwrap_err();
     assert!(failed.to_string().contains("no root that was told"), "{failed}");
     assert_eq!(change.roots(), told);
@@ -260,7 +320,8 @@ fn an_expired_root_can_be_changed() {
     let old = change.issuer.authority.signer().not_after();
     let after = old + Duration::from_secs(3600);
     let at = change.start + LATER;
-    request_root(change.dir.path()).unwrap();
+    // Nobody is waited for: no certificate outlives its root.
+    request_root(change.dir.path(), WaitFor::Everybody).unwrap();
     for phase in [Phase::Distribute, Phase::Distribute, Phase::Sign] {
         assert_eq!(change.phase(), phase);
         change.issuer.step(&change.state, phase, &[], (after, at)).unwrap();

@@ -53,7 +53,7 @@ impl observation_server::Observation for Observation {
         let stranger = || Status::failed_precondition("the connection carries no discovery stream");
         let stopping = |_| Status::unavailable("the control plane is stopping");
         let proved = self.callers.as_ref().map(|callers| callers.identify(&request)).transpose()?;
-        let identity = proved.map(|(identity, _)| identity);
+        let identity = proved.map(|proved| proved.identity);
         let peer = request.remote_addr().ok_or_else(stranger)?;
         let (ask, asked) = mpsc::channel(MAX_QUESTIONS);
         let attach = |answer| Command::Attach { peer, identity, ask, answer };

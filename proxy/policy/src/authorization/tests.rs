@@ -29,6 +29,11 @@ fn paths(values: &[&str]) -> Operation {
     Operation { paths: Choice { any_of, none_of: Vec::new() }, ..Operation::default() }
 }
 
+fn no_paths(values: &[&str]) -> Operation {
+    let Choice { any_of, none_of } = paths(values).paths;
+    Operation { paths: Choice { any_of: none_of, none_of: any_of }, ..Operation::default() }
+}
+
 fn from(source: Source) -> Rule {
     Rule { from: vec![source], ..Rule::default() }
 }

@@ -8,16 +8,16 @@ use std::{error::Error as StdError, sync::Arc};
 
 use pillion_policy::identity::{Identity, TrustDomain};
 use rustls::{
-    DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    Error, RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use crate::tls::verify::{Role, Trust};
+use crate::tls::{
+    judge::{JudgeServers, Shown},
+    verify::{Role, Trust},
+};
 
 /// Judges control planes.
 #[derive(Debug)]
@@ -51,40 +51,12 @@ impl ControlPlane {
     }
 }
 
-impl ServerCertVerifier for ControlPlane {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+impl JudgeServers for ControlPlane {
+    fn judge(&self, shown: &Shown<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+        let Shown { leaf, intermediates, ocsp } = shown;
         match self.trust.identify(leaf, intermediates, Role::Server, now) {
-            Ok(proved) if self.is_meant(&proved) => Ok(ServerCertVerified::assertion()),
-            Ok(_) | Err(_) => self.by_name.verify_server_cert(leaf, intermediates, name, ocsp, now),
+            Ok(proved) if self.is_meant(&proved) => Ok(()),
+            Ok(_) | Err(_) => self.by_name.verify_server_cert(leaf, intermediates, name, ocsp, now).map(drop),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_name.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.by_name.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.by_name.supported_verify_schemes()
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use pillion_policy::mesh::MeshConfig;
+use pillion_policy::{identity::TrustDomain, mesh::MeshConfig};
 use rustls::{
     crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
     pki_types::{CertificateDer, UnixTime, pem, pem::PemObject},
@@ -74,6 +74,13 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
         1..=MAX_CERTIFICATES => Ok(found),
         _ => Err(format!("more than {MAX_CERTIFICATES} certificates in it")),
     }
+}
+
+/// All names of the mesh's trust domain, as far as it has been heard of. An identity may be in one that the mesh had
+/// before: its owner believes those who have moved on.
+pub(in crate::control) fn domains(mesh: Option<&MeshConfig>) -> Vec<TrustDomain> {
+    let named = mesh.map(|mesh| [&mesh.trust_domain].into_iter().chain(&mesh.trust_domain_aliases));
+    named.into_iter().flatten().cloned().collect()
 }
 
 /// The roots of the mesh; none where it has no authority or has not been heard of.

@@ -154,3 +154,55 @@ fn a_client_shows_its_certificate_where_it_has_one() {
         Err(OriginationError::Name(name)) if name == "not a name"
     ));
 }
+
+#[test]
+fn other_files_are_taken_up_when_they_go_together() {
+    let authority = Authority::new("root");
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let roots = Some(write(&path("roots"), "CERTIFICATE", &authority.certificate));
+    let files = CertificateFiles {
+        chain: path("chain").to_str().unwrap().to_owned(),
+        key: path("key").to_str().unwrap().to_owned(),
+    };
+    let mutual = Origination { roots, client_certificate: Some(files), ..Origination::default() };
+    let (kept, error) = Kept::new(&mutual, "bank.example");
+    assert!(matches!(error, Some(OriginationError::File { .. })) && kept.load().is_none());
+    assert!(matches!(kept.look(), Ok(false)), "nothing has changed");
+
+    let mut store = RootCertStore::empty();
+    store.add(authority.certificate.clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build().unwrap();
+    let server = server(&authority, "bank.example", &TLS13, clients);
+    // Beside and then renamed, as those who renew certificates do it.
+    let put = |name: &str, tag: &str, der: &[u8]| {
+        write(&path("beside"), tag, der);
+        fs::rename(path("beside"), path(name)).unwrap();
+    };
+    let shown = || {
+        let connector = kept.load().unwrap().connector(None);
+        let hint = connector
+            .client_auth_cert_resolver
+            .resolve(&[], &[rustls::SignatureScheme::ECDSA_NISTP256_SHA256]);
+        handshake(&kept.load().unwrap(), &server).unwrap();
+        hint.unwrap().cert[0].clone()
+    };
+    let (first, key) = authority.sign(&workload(SHOP));
+    put("chain", "CERTIFICATE", &first);
+    assert!(kept.look().is_err() && kept.load().is_none(), "there is no key yet");
+    put("key", "PRIVATE KEY", key.secret_der());
+    assert!(kept.look().unwrap());
+    assert_eq!(shown(), first);
+
+    let (second, key) = authority.sign(&workload(SHOP));
+    put("chain", "CERTIFICATE", &second);
+    assert!(matches!(kept.look(), Err(OriginationError::Tls(_))), "the key is still the old one");
+    assert_eq!(shown(), first);
+    put("key", "PRIVATE KEY", key.secret_der());
+    assert!(kept.look().unwrap());
+    assert_eq!(shown(), second);
+    fs::remove_file(path("key")).unwrap();
+    assert!(kept.look().is_err());
+    assert_eq!(shown(), second, "what was good stays");
+}
