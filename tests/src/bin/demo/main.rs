@@ -13,6 +13,7 @@ mod identity;
 mod screen;
 mod script;
 mod stage;
+mod trace;
 mod traffic;
 
 use std::process::ExitCode;

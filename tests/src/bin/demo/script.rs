@@ -1,5 +1,5 @@
 //! The script of events, what the demo claims of each, and what was measured. The chapter on failure is in
-//! [`crate::failure`], the one on identity in [`crate::identity`].
+//! [`crate::failure`], the one on identity in [`crate::identity`], the one on traces in [`crate::trace`].
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::claims::Outcome;
 use crate::screen::Screen;
 use crate::stage::Stage;
 use crate::traffic::Traffic;
-use crate::{failure, identity};
+use crate::{failure, identity, trace};
 
 /// Most requests by which the split is measured, and most time for them.
 const SAMPLE: u64 = 10_000;
@@ -38,6 +38,7 @@ pub(crate) async fn play(stage: &mut Stage, traffic: &Traffic, screen: &Screen) 
     edits(stage, traffic, screen, &mut outcome).await?;
     failure::play(stage, traffic, screen, &mut outcome).await?;
     identity::play(stage, screen, &mut outcome).await?;
+    trace::play(stage, screen, &mut outcome).await?;
     stage.ensure_running()?;
     outcome.measure("seconds", begun.elapsed().as_secs_f64());
     Ok(outcome)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::{join_all, try_join_all};
-use pillion_tests::{Client, ControlPlane, Keys, Policy, Process, Sidecar, eventually, process};
+use pillion_tests::{Client, Collector, ControlPlane, Keys, Policy, Process, Sidecar, eventually, process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -18,6 +18,9 @@ use crate::screen::Screen;
 const XDS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 1, 1)), 15012);
 const ADMIN: SocketAddr = SocketAddr::new(XDS.ip(), 15014);
 
+/// Where the demo's own collector takes traces.
+const OTLP: [SocketAddr; 2] = [SocketAddr::new(XDS.ip(), 4317), SocketAddr::new(XDS.ip(), 4318)];
+
 /// Longest wait for a process to end by itself.
 const GRACE: Duration = Duration::from_secs(8);
 
@@ -27,8 +30,22 @@ pub(crate) struct Stage {
     pub(crate) policy: Policy,
     logs: TempDir,
     keys: Keys,
+    telemetry: Option<Telemetry>,
     control_plane: Option<ControlPlane>,
     running: BTreeMap<&'static str, Running>,
+}
+
+/// Who receives what the mesh tells of itself.
+#[derive(Debug)]
+pub(crate) enum Telemetry {
+    /// A collector of the demo's own.
+    Own(Collector),
+    /// The user's, at this address.
+    Users {
+        endpoint: String,
+        /// `grpc` or `http/protobuf`.
+        protocol: String,
+    },
 }
 
 /// The two processes of a pod.
@@ -36,6 +53,27 @@ pub(crate) struct Stage {
 struct Running {
     app: Process,
     sidecar: Sidecar,
+}
+
+impl Telemetry {
+    /// The user's collector, where the environment names one, or an own.
+    async fn start() -> Result<Self> {
+        let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let Some(endpoint) = named("OTEL_EXPORTER_OTLP_ENDPOINT") else {
+            let [grpc, http] = OTLP;
+            return Ok(Self::Own(Collector::start_at(grpc, http).await?));
+        };
+        let protocol = named("OTEL_EXPORTER_OTLP_PROTOCOL").unwrap_or_else(|| "http/protobuf".to_owned());
+        Ok(Self::Users { endpoint, protocol })
+    }
+
+    /// Its address, and what it speaks.
+    pub(crate) fn address(&self) -> (String, &str) {
+        match self {
+            Self::Own(collector) => (format!("http://{}", collector.grpc), "grpc"),
+            Self::Users { endpoint, protocol } => (endpoint.clone(), protocol),
+        }
+    }
 }
 
 impl Stage {
@@ -47,6 +85,7 @@ impl Stage {
             policy: Policy::new()?,
             logs,
             keys: Keys::new()?,
+            telemetry: None,
             control_plane: None,
             running: BTreeMap::new(),
         })
@@ -66,12 +105,13 @@ impl Stage {
             self.policy.path().display()
         ));
         screen.say(&format!("  access logs {}", self.logs.path().display()));
-        let control_plane = self.control_plane.insert(ControlPlane::spawn_secure(
-            self.policy.path(),
-            &self.keys,
-            &[],
-            (XDS, ADMIN),
-        )?);
+        let telemetry = self.telemetry.insert(Telemetry::start().await?);
+        let (endpoint, protocol) = telemetry.address();
+        screen.say(&format!("  telemetry   {endpoint} ({protocol})"));
+        let flags = ["--otlp-endpoint", &endpoint, "--otlp-protocol", protocol];
+        let (policy, addresses) = (self.policy.path(), (XDS, ADMIN));
+        let control_plane = ControlPlane::spawn_secure(policy, &self.keys, &flags, addresses)?;
+        let control_plane = self.control_plane.insert(control_plane);
         control_plane.process.silence();
         control_plane.wait_ready().await?;
         screen.say(&format!("  control plane ready ({XDS}); it is a certificate authority of its own"));
@@ -116,6 +156,11 @@ impl Stage {
         eventually(pod.name, || async { client.get("http://app/health").send().await?.expect(200) }).await?;
         app.ensure_running()?;
         Ok((pod, Running { app, sidecar }))
+    }
+
+    /// Who receives what the mesh tells of itself.
+    pub(crate) fn telemetry(&self) -> Result<&Telemetry> {
+        self.telemetry.as_ref().context("the stage has not been opened")
     }
 
     /// Takes a pod out of the policy, so that no new request goes to it.
