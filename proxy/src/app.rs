@@ -8,7 +8,7 @@
 use std::{convert::Infallible, io, net, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use pillion_xds::node::Node;
 #[cfg(target_os = "linux")]
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -118,10 +118,12 @@ pub fn run(config: Config) -> Result<()> {
             seed.generator(usize::MAX - 1),
         );
         let sinks = sinks(&config, tracer, &metrics)?;
+        let rng = seed.generator(usize::MAX - 2);
+        let lines = access_log::export::new(&sinks.access_log, &place, &environment, wanted.clone(), rng);
         let shared = Shared::new(&config, demands, (sinks, metrics), seed);
         let told = (&shared.metrics, &shared.drain);
         let (figures, walking, last_figures) =
-            metrics::export::new(&place, &environment, wanted, told, shared.seed.generator(usize::MAX - 2));
+            metrics::export::new(&place, &environment, wanted, told, shared.seed.generator(usize::MAX - 3));
         let (queries, asked) = mpsc::channel(QUERIES);
         let access = access(&config, &shared)?;
         let client = client(&config, &shared, access.clone(), demanded, asked)?;
@@ -153,11 +155,19 @@ pub fn run(config: Config) -> Result<()> {
         supervisor.spawn_critical::<Infallible>("walks", async { match walking.await {} });
         supervisor
             .spawn_critical("spans", spans.run().map(|never| -> Result<(), Infallible> { match never {} }));
+        let mut flushers = vec![flusher];
+        if let Some((lines, flusher)) = lines {
+            flushers.push(flusher);
+            supervisor.spawn_critical(
+                "lines",
+                lines.run().map(|never| -> Result<(), Infallible> { match never {} }),
+            );
+        }
         if let Some(keeper) = keeper {
             supervisor.spawn_critical::<Infallible>("identity", async { match keeper.run().await {} });
         }
         until_stopped(&shared.drain, failures, config.drain_timeout).await?;
-        flusher.flush(LAST_LINES).await;
+        join_all(flushers.iter().map(|flusher| flusher.flush(LAST_LINES))).await;
         last_figures.tell(LAST_LINES).await;
         shared.sinks.access_log.close(LAST_LINES);
         Ok(())

@@ -12,7 +12,7 @@ const MAX_SERIES: usize = 2000;
 
 /// Of the distinct hosts and paths, how many are sent before memory is looked at: by then every table is as large as it
 /// gets.
-const WARM_UP: usize = 4_000;
+const WARM_UP: usize = 3_000;
 
 /// Connections they come on.
 const CONNECTIONS: usize = 8;
@@ -234,7 +234,7 @@ async fn answer(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Result<u16> {
 /// Sends very many and looks at series and memory, which must not grow by as much as the name of a host takes for each.
 async fn stays_small(sidecar: &Sidecar, host: &'static str, status: u16) -> Result<()> {
     let (all, growth) =
-        if std::env::var_os("PILLION_TEST_FULL").is_some() { (100_000, 2048) } else { (20_000, 1024) };
+        if std::env::var_os("PILLION_TEST_FULL").is_some() { (100_000, 2048) } else { (10_000, 768) };
     distinct(sidecar, host, (0, WARM_UP), status).await?;
     sidecar.metrics().await?;
     let before = sidecar.process.memory_kib()?;

@@ -144,8 +144,13 @@ async fn an_expired_root_is_replaced_by_one_command() -> Result<()> {
         Ok(())
     })
     .await?;
-    let told = mesh.control_plane()?.process.log().text();
-    ensure!(told.contains("pillion ca rotate"), "operators are told what to do: {told}");
+    let control_plane = mesh.control_plane()?;
+    eventually("operators are told what to do", || async {
+        let told = control_plane.process.log().text();
+        ensure!(told.contains("pillion ca rotate"), "{told}");
+        Ok(())
+    })
+    .await?;
 
     let mut command = rotate(&mut mesh, &[])?;
     let status = command.ended(PHASE).await?;

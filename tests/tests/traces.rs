@@ -220,13 +220,16 @@ async fn decisions_are_events() -> Result<()> {
 
 #[tokio::test]
 async fn a_collector_that_comes_back_is_found_again() -> Result<()> {
-    let collector = Collector::start().await?;
+    // In a runtime of its own, with which its connections end.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let collector = runtime.spawn(Collector::start()).await??;
     let (grpc, http) = (collector.grpc, collector.http);
     let pair = pair(traced(grpc, "parentbased_always_off")?).await?;
     let (client, caller) = (&pair.client, &pair.caller);
     client.get("http://app/").header("traceparent", &traceparent(10)).send().await?.expect(200)?;
     collector.complete_trace(&format!("{:032x}", 10), 3).await?;
     drop(collector);
+    runtime.shutdown_background();
     // Requests do not notice.
     for trace in 11..31 {
         client.get("http://app/").header("traceparent", &traceparent(trace)).send().await?.expect(200)?;

@@ -103,6 +103,9 @@ fn opaque_ports(index: &Index) -> OpaquePorts<'_> {
     found
 }
 
+/// A policy, and for whom it is.
+type Scoped<'a> = (&'a Stored, &'a Scope);
+
 struct Checker<'a> {
     index: &'a Index,
     pods: Vec<(&'a Stored, &'a PodFacts)>,
@@ -110,7 +113,7 @@ struct Checker<'a> {
     believing: BTreeSet<&'a Label>,
     opaque: OpaquePorts<'a>,
     /// Policies seen so far of kinds of which one counts: those of a namespace, and those of the mesh under no name.
-    alone: BTreeMap<(Kind, Option<&'a Label>), Vec<(&'a Stored, &'a Scope)>>,
+    alone: BTreeMap<(Kind, Option<&'a Label>), Vec<Scoped<'a>>>,
     problems: Vec<Problem>,
 }
 

@@ -144,7 +144,7 @@ async fn pages_are_served_over_http() {
 
 /// A journal of one request that failed.
 fn journal() -> Journal {
-    let journal = Journal::start("default/front", std::time::Duration::from_secs(1), Metrics::new()).unwrap();
+    let journal = Journal::start("default/front", Duration::from_secs(1), Metrics::new()).unwrap();
     let mut record = Record {
         request_id: Some(HeaderValue::from_static("id-1")),
         uri: "/orders?card=1234".parse().unwrap(),

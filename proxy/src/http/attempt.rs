@@ -154,8 +154,7 @@ impl std::fmt::Debug for Line {
 /// Sends the request to an endpoint. How long it waits for connections is added to `waits`.
 pub async fn send(
     worker: &Rc<Worker>,
-    upstream: &Arc<Upstream>,
-    live: &Arc<LiveEndpoint>,
+    (upstream, live): (&Arc<Upstream>, &Arc<LiveEndpoint>),
     outgoing: &mut Outgoing,
     http2: bool,
     waits: &mut Waits,

@@ -144,16 +144,22 @@ async fn send(
         let admission = Admission::plain(in_flight);
         let live = Arc::clone(admission.live());
         let mut outgoing = Outgoing::once(request);
-        let (response, line) =
-            match attempt::send(&worker, &upstream, &live, &mut outgoing, http2, &mut Waits::default(), now)
-                .await
-            {
-                Ok(answer) => answer,
-                Err(failed) => {
-                    admission.report(classify::outcome(&failed.error), Instant::now());
-                    return None;
-                }
-            };
+        let (response, line) = match attempt::send(
+            &worker,
+            (&upstream, &live),
+            &mut outgoing,
+            http2,
+            &mut Waits::default(),
+            now,
+        )
+        .await
+        {
+            Ok(answer) => answer,
+            Err(failed) => {
+                admission.report(classify::outcome(&failed.error), Instant::now());
+                return None;
+            }
+        };
         let status = response.status().as_u16();
         let (mut body, mut hold) = (response.into_body(), Hold::new(line, admission));
         while let Some(frame) = std::future::poll_fn(|cx| {

@@ -277,29 +277,31 @@ impl Tries<'_> {
         let live = admission.live();
         outgoing.begin();
         pulse.beat(now);
-        let idle_limit = worker.settings.stream_idle_timeout;
-        let of_try = self.policy.per_try_timeout.map(|limit| {
-            let error = ProxyError::TryTimeout { endpoint: live.address(), after: limit };
-            (now + limit, error)
-        });
-        let of_all = self.deadline.map(|Deadline { at, limit }| (at, ProxyError::Timeout { after: limit }));
+        // Only what can be copied is kept while it waits.
+        let of_try = self.policy.per_try_timeout.map(|limit| (now + limit, limit, true));
+        let of_all = self.deadline.map(|Deadline { at, limit }| (at, limit, false));
         let first = match (of_try, of_all) {
             (Some(of_try), Some(of_all)) => Some(if of_try.0 < of_all.0 { of_try } else { of_all }),
             (one, other) => one.or(other),
         };
         let answer = {
             let mut sending =
-                pin!(attempt::send(worker, self.upstream, live, outgoing, self.http2, waits, now));
-            let while_moving = poll_fn(|cx| match (sending.as_mut().poll(cx), idle_limit) {
-                (Poll::Ready(answer), _) => Poll::Ready(Ok(answer)),
-                (Poll::Pending, Some(after)) => pulse
-                    .poll_silent(cx, after)
-                    .map(|()| Err(ProxyError::Idle { after, of_client: !pulse.is_complete() })),
-                (Poll::Pending, None) => Poll::Pending,
-            });
+                pin!(attempt::send(worker, (self.upstream, live), outgoing, self.http2, waits, now));
+            let while_moving =
+                poll_fn(|cx| match (sending.as_mut().poll(cx), worker.settings.stream_idle_timeout) {
+                    (Poll::Ready(answer), _) => Poll::Ready(Ok(answer)),
+                    (Poll::Pending, Some(after)) => pulse
+                        .poll_silent(cx, after)
+                        .map(|()| Err(ProxyError::Idle { after, of_client: !pulse.is_complete() })),
+                    (Poll::Pending, None) => Poll::Pending,
+                });
             match first {
                 None => while_moving.await,
-                Some((at, error)) => tokio::time::timeout_at(at, while_moving).await.unwrap_or(Err(error)),
+                Some((at, after, is_of_try)) => match tokio::time::timeout_at(at, while_moving).await {
+                    Ok(answer) => answer,
+                    Err(_) if is_of_try => Err(ProxyError::TryTimeout { endpoint: live.address(), after }),
+                    Err(_) => Err(ProxyError::Timeout { after }),
+                },
             }
         };
         let answer = answer.unwrap_or_else(|error| {

@@ -5,13 +5,13 @@
 //! is full, and when writing fails, lines are dropped and counted; the proxy goes on.
 //!
 //! Which requests are logged, and how, the workload's policy says, else the command line. A change takes effect with the
-//! next request: requests read one number, and the conditions only where there are some.
+//! next request: requests read three flags, and the conditions only where there are some.
 
 use std::{
     io,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
         mpsc,
     },
     time::Duration,
@@ -21,12 +21,13 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pillion_policy::telemetry::{AccessLogging, LogFilter, LogSink};
 
-use super::{mailbox::Mailbox, metrics::Metrics};
+use super::{mailbox::Mailbox, metrics::Metrics, otlp::feed::Feed};
 use crate::{
     config::{AccessLogFormat, AccessLogTarget},
     rt::task,
 };
 
+pub mod export;
 mod filter;
 mod format;
 mod template;
@@ -36,15 +37,8 @@ mod writer;
 pub use super::record::{Direction, Record};
 use writer::Writer;
 
-/// Records that may wait to be written.
+/// Records that may wait to be written, and as many to be exported.
 const CAPACITY: usize = 8192;
-
-/// Nothing is logged.
-const NONE: u8 = 0;
-/// Every request is.
-const ALL: u8 = 1;
-/// Those are that fulfil the conditions.
-const SOME: u8 = 2;
 
 /// What the command line says of the log.
 #[derive(Debug, Clone)]
@@ -64,13 +58,19 @@ pub struct AccessLog(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
-    /// One of [`NONE`], [`ALL`] and [`SOME`].
-    mode: AtomicU8,
+    /// Whether lines are written.
+    is_written: AtomicBool,
+    /// Whether they are exported.
+    is_exported: AtomicBool,
+    /// Whether there are conditions.
+    is_filtered: AtomicBool,
     rules: Arc<ArcSwap<Rules>>,
     /// What the template needs of every request, and of every response.
     request_headers: Box<[HeaderName]>,
     response_headers: Box<[HeaderName]>,
     open: OnceLock<Open>,
+    /// Records to be exported.
+    feed: Arc<Feed<Arc<Record>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -120,29 +120,28 @@ impl AccessLog {
                     false
                 }
             };
-        let mode = match (&rules.filter, is_written) {
-            (_, false) => NONE,
-            (None, true) => ALL,
-            (Some(_), true) => SOME,
-        };
+        let is_filtered = rules.filter.is_some();
         shared.rules.store(Arc::new(rules));
-        shared.mode.store(mode, Relaxed);
+        shared.is_filtered.store(is_filtered, Relaxed);
+        shared.is_written.store(is_written, Relaxed);
     }
 
     /// Whether this one is wanted.
     #[inline]
     pub fn wants(&self, record: &Record) -> bool {
         let Some(shared) = &self.0 else { return false };
-        match shared.mode.load(Relaxed) {
-            NONE => false,
-            ALL => true,
-            _ => shared.rules.load().filter.as_ref().is_none_or(|filter| filter::holds(filter, record)),
-        }
+        let is_told = shared.is_written.load(Relaxed) || shared.is_exported.load(Relaxed);
+        let fits = |rules: &Rules| rules.filter.as_ref().is_none_or(|filter| filter::holds(filter, record));
+        is_told && (!shared.is_filtered.load(Relaxed) || fits(&shared.rules.load()))
     }
 
     /// Hands in the record of a finished request.
     pub fn push(&self, record: Arc<Record>) {
-        if let Some(shared) = &self.0
+        let Some(shared) = &self.0 else { return };
+        if shared.is_exported.load(Relaxed) {
+            shared.feed.push(Arc::clone(&record));
+        }
+        if shared.is_written.load(Relaxed)
             && let Some(open) = shared.open.get()
             && !open.mailbox.put(record)
         {
@@ -195,11 +194,14 @@ impl Shared {
         }
         Self {
             settings,
-            mode: AtomicU8::new(NONE),
+            is_written: AtomicBool::new(false),
+            is_exported: AtomicBool::new(false),
+            is_filtered: AtomicBool::new(false),
             rules: Arc::default(),
             request_headers: request_headers.into(),
             response_headers: response_headers.into(),
             open: OnceLock::new(),
+            feed: Arc::new(Feed::new(CAPACITY, Arc::clone(&metrics.logs))),
             metrics,
         }
     }
@@ -215,6 +217,7 @@ impl Shared {
                 LogSink::Configured => self.settings.format.clone(),
                 LogSink::Text => AccessLogFormat::Text,
                 LogSink::Json => AccessLogFormat::Json,
+                // What is exported is said to the exporter.
                 LogSink::Otlp => continue,
             };
             // The same line twice at the same place tells nobody anything.

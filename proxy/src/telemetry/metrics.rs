@@ -15,7 +15,7 @@ use super::{
     detection::DetectionStats,
     exposition::{Audience, Kind, Text},
     handshakes::TlsStats,
-    otlp::stats::{ExportStats, POINTS, SPANS},
+    otlp::stats::{ExportStats, LOGS, POINTS, SPANS},
     process,
     requests::{self, Labels, Reporter, RequestStats, Room, TcpStats},
     series::{Budget, Sets},
@@ -51,6 +51,8 @@ pub struct Metrics {
     pub spans: Arc<ExportStats>,
     /// What became of these figures themselves, where they are exported.
     pub points: Arc<ExportStats>,
+    /// What became of lines of the access log that were to be exported.
+    pub logs: Arc<ExportStats>,
     /// What connections were found to speak.
     pub detection: DetectionStats,
     workers: Workers,
@@ -104,6 +106,7 @@ impl Default for Metrics {
             access: AccessStats::default(),
             spans: Arc::default(),
             points: Arc::default(),
+            logs: Arc::default(),
             detection: DetectionStats::default(),
             workers: Workers::default(),
             unmatched: Arc::new(RequestStats::free(Labels::unknown(Reporter::Source))),
@@ -179,6 +182,7 @@ impl Metrics {
         self.detection.write(out);
         self.spans.write(out, SPANS);
         self.points.write(out, POINTS);
+        self.logs.write(out, LOGS);
         self.workers.write(out);
         process::write(out);
     }

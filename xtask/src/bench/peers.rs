@@ -296,6 +296,13 @@ fn certificates(programs: &Programs, directory: &Path) -> Result<String> {
     Ok(out)
 }
 
+/// A token by which a sidecar proves who it is, of the authority that keeps its state there.
+fn token(programs: &Programs, state: &Path) -> Result<String> {
+    let mut create = Command::new(&programs.pillion);
+    create.args(["token", "create", "--namespace", "default", "--service-account", "default", "--state-dir"]);
+    process::output(create.arg(state))
+}
+
 /// A control plane that reads a directory, and one sidecar or two.
 fn pillion(
     peer: Peer,
@@ -366,20 +373,7 @@ fn pillion(
     let control_plane =
         Child::spawn(&programs.control_plane, &args, &fresh(&directory.join("control-plane"))?)?;
     if secure {
-        let token = process::output(
-            Command::new(&programs.pillion)
-                .args([
-                    "token",
-                    "create",
-                    "--namespace",
-                    "default",
-                    "--service-account",
-                    "default",
-                    "--state-dir",
-                ])
-                .arg(&state),
-        )?;
-        write(&state, "token", &token)?;
+        write(&state, "token", &token(programs, &state)?)?;
     }
     let port = free_port()?;
     let mut proxies = vec![sidecar("client", "127.0.0.2", &local(free_port()?), port)?];

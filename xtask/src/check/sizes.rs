@@ -13,12 +13,12 @@ const LOCKED_PACKAGES: usize = 300;
 
 /// Lines of code and documentation per source tree; a longer prefix wins over a shorter one.
 const CRATES: &[(&str, usize)] = &[
-    ("proxy/policy/", 5_500),
-    ("proxy/xds/", 3_000),
-    ("proxy/", 23_000),
-    ("control-plane/", 14_500),
-    ("xtask/", 2_200),
-    ("tests/", 5_800),
+    ("proxy/policy/", 6_000),
+    ("proxy/xds/", 4_200),
+    ("proxy/", 31_500),
+    ("control-plane/", 18_500),
+    ("xtask/", 2_400),
+    ("tests/", 6_800),
 ];
 
 /// Measures everything against its ceiling.

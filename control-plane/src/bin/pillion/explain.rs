@@ -5,11 +5,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use pillion_control_plane::{Causes, Explanation, Silence, Told, lifetime};
-use pillion_xds::story::{Attempt, Story};
+use pillion_xds::{
+    flag::Flag,
+    story::{Attempt, Story},
+};
 
 use crate::{
     ask::{From, Proof, encoded},
@@ -158,6 +161,15 @@ fn hop(text: &mut String, Told { told_by, depth, story }: &Told) {
     if let Some(cause) = &story.cause {
         line("cause", cause);
     }
+    if let Some(flag) = known(&story.flag) {
+        line(flag.as_str(), flag.meaning());
+        line("advice", flag.advice());
+    }
+}
+
+/// A flag that says something, and that this version knows.
+fn known(flag: &str) -> Option<Flag> {
+    Flag::from_code(flag).filter(|flag| *flag != Flag::None)
 }
 
 /// How a request has ended.
@@ -234,7 +246,11 @@ fn lately(causes: &Causes) -> String {
         ("EXAMPLE", Side::Left),
         ("CAUSE", Side::Left),
     ];
-    let total = causes.total;
-    let table = table(headings, &rows);
-    format!("{total} requests answered by proxies in the last {span}\n\n{table}{}", remark(&causes.silence))
+    let mut text = format!("{} requests answered by proxies in the last {span}\n\n", causes.total);
+    text.push_str(&table(headings, &rows));
+    let flags: BTreeSet<&str> = causes.causes.iter().map(|cause| &*cause.flag).collect();
+    for flag in flags.into_iter().filter_map(known) {
+        text.push_str(&format!("\n{}: {} {}\n", flag.as_str(), flag.meaning(), flag.advice()));
+    }
+    text + &remark(&causes.silence)
 }

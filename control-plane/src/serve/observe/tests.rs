@@ -1,4 +1,3 @@
-use pillion_policy::mesh::MeshConfig;
 use pillion_xds::{
     Node,
     client::Session,
@@ -152,8 +151,8 @@ async fn plane() -> Plane {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let config = <crate::config::Config as clap::Parser>::try_parse_from(["x", "--source", "dir:/"]).unwrap();
-    let mesh: Arc<MeshConfig> = Arc::new(config.mesh());
-    let state = State::new(Index::new(Naming::new(&config.cluster_domain)), mesh, Metrics::new());
+    let index = Index::new(Naming::new(&config.cluster_domain));
+    let state = State::new(index, config.settings(), Metrics::new());
     let (hub, queue) = Hub::new();
     let (updates, changes) = mpsc::channel(1);
     let mut parts = JoinSet::new();

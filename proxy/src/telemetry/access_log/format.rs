@@ -78,9 +78,21 @@ pub(super) fn write(format: &AccessLogFormat, record: &Record, lines: &mut Vec<u
 }
 
 fn json(record: &Record, lines: &mut Vec<u8>) {
+    if let Err(error) = told(record, |line| serde_json::to_writer(lines.by_ref(), line)) {
+        tracing::debug!(%error, "an access log line could not be made");
+    }
+}
+
+/// The fields of the line in JSON; of a record that cannot be told there are none.
+pub(super) fn fields(record: &Record) -> serde_json::Value {
+    told(record, |line| serde_json::to_value(line)).unwrap_or_default()
+}
+
+/// Hands the fields of a line to whoever writes them.
+fn told<T>(record: &Record, write: impl FnOnce(&Json<'_>) -> T) -> T {
     let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
     let (outcome, waits) = (&record.outcome, record.waits());
-    let line = Json {
+    write(&Json {
         start_time: Rfc3339(record.start).to_string(),
         duration_ms: millis(outcome.duration),
         direction: record.direction.as_str(),
@@ -111,13 +123,11 @@ fn json(record: &Record, lines: &mut Vec<u8>) {
         connect_ms: waits.connecting.map(millis),
         tls_ms: waits.securing.map(millis),
         first_byte_ms: record.first_byte.map(millis),
-    };
-    if let Err(error) = serde_json::to_writer(lines.by_ref(), &line) {
-        tracing::debug!(%error, "an access log line could not be made");
-    }
+    })
 }
 
-fn text(record: &Record) -> String {
+/// The line as text.
+pub(super) fn text(record: &Record) -> String {
     let outcome = &record.outcome;
     let mut line = format!(
         "[{}] \"{} {} {:?}\" {} {} {} {} {}",

@@ -33,6 +33,10 @@ pub(in crate::telemetry) const POINTS: Names = [
     "pillion_otlp_points_failed_total",
 ];
 
+/// Those of lines of the access log.
+pub(in crate::telemetry) const LOGS: Names =
+    ["pillion_otlp_logs_exported_total", "pillion_otlp_logs_dropped_total", "pillion_otlp_logs_failed_total"];
+
 impl ExportStats {
     pub(in crate::telemetry) fn write(&self, out: &mut impl Audience, names: Names) {
         let [exported, dropped, failed] = names;

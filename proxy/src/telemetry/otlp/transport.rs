@@ -316,3 +316,6 @@ pub fn origin(uri: &Uri) -> String {
     let host = authority.rsplit('@').next().unwrap_or_default();
     format!("{}://{host}", uri.scheme_str().unwrap_or("http"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,10 +40,10 @@ pub(super) fn tell(record: &Record, tags: &[KeyValue], spans: &mut Vec<Span>) {
     }
 }
 
-/// Whether an inbound request went to the application once, and there is no more to say of that.
+/// Whether an inbound request went to the application once and was answered: the exchange says all there is to say.
 fn is_plain(record: &Record) -> bool {
     match (record.direction, record.attempts.as_slice()) {
-        (Direction::Inbound, [only]) => only.verdict == Verdict::Final && only.error.is_none(),
+        (Direction::Inbound, [only]) => only.verdict != Verdict::Abandoned && only.error.is_none(),
         _ => false,
     }
 }

@@ -28,7 +28,7 @@ fn a_crate_has_a_ceiling_of_its_own() {
     assert_eq!(check(&many("proxy/policy/", 13)), Problems::new());
     assert_eq!(
         check(&many("proxy/policy/", 14)),
-        ["proxy/policy/ has 5600 lines, more than its ceiling of 5500"]
+        ["proxy/policy/ has 6100 lines, more than its ceiling of 6000"]
     );
     assert_eq!(check(&many("proxy/", 14)), Problems::new(), "the nested crate's ceiling is not the proxy's");
 }

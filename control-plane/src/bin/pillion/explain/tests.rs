@@ -31,6 +31,8 @@ out of default/web@127.0.1.1: GET order/orders/7 -> 503 URX in 31 ms
   try 2     127.0.1.5:8080 after 26 ms, 1.0 ms in line, 0.3 ms connecting, 2.0 ms for TLS -> 503 in 5.5 ms; passed on
   no retry  attempts used up
   cause     127.0.1.5:8080 answered 503
+  URX       {meaning}
+  advice    {advice}
 
   in to default/order@127.0.1.5: GET order/orders/7 -> 503 in 4.0 ms
     caller    spiffe://cluster.local/ns/default/sa/web
@@ -38,6 +40,7 @@ out of default/web@127.0.1.1: GET order/orders/7 -> 503 URX in 31 ms
 
 (not heard in time: default/user@127.0.1.9)
 ";
+    let told = told.replace("{meaning}", Flag::Urx.meaning()).replace("{advice}", Flag::Urx.advice());
     assert_eq!(in_words(&explanation), told);
 }
 
@@ -73,6 +76,8 @@ FLAG  COUNT   SHARE  FROM         TO                EXAMPLE  CAUSE
 UF       30  75.0 %  default/web  order.default:80  8a2c     cannot connect
 NR       10  25.0 %  default/web  -                 77       no rule
 ";
+    let words = |flag: Flag| format!("\n{}: {} {}\n", flag.as_str(), flag.meaning(), flag.advice());
+    let told = format!("{told}{}{}", words(Flag::Nr), words(Flag::Uf));
     assert_eq!(lately(&serde_json::from_str(text).unwrap()), told);
     let nothing = Causes { within_seconds: 90, ..Causes::default() };
     assert_eq!(lately(&nothing), "no proxy has answered a request itself in the last 90 s\n");

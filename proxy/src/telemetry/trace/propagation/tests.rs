@@ -45,6 +45,7 @@ fn through(
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of forms")]
 fn every_form_is_continued_in_its_form_and_as_traceparent() {
     let child = text(&[0xab; 8]);
     let parent = |trace: &str, flags: &str| format!("00-{trace}-{child}-{flags}");

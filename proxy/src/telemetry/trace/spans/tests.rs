@@ -135,6 +135,9 @@ fn an_inbound_request_is_a_server_span_and_no_more_while_all_is_well() {
     assert!(exchange.parent_span_id.is_empty());
     assert_eq!(of(exchange, "client.address"), "10.0.0.2");
     record.attempts[0].verdict = Verdict::Stopped("not idempotent");
+    assert_eq!(self::spans(&record).len(), 1, "it was answered");
+    let endpoint = record.attempts[0].endpoint;
+    record.attempts[0].error = Some(ProxyError::UpstreamClosed { endpoint });
     let spans = self::spans(&record);
     assert_eq!((spans.len(), spans[1].kind), (2, SpanKind::Internal.into()));
     assert_eq!(of(&spans[1], "pillion.not_retried"), "not idempotent");
