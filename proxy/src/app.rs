@@ -61,6 +61,9 @@ const QUERIES: usize = 16;
 /// How long a proxy that was not drained before goes on accepting after SIGTERM, while others learn that it leaves.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How long connections may take to end that are broken off.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How long the last lines of the access log may take, and the last spans.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -443,6 +446,10 @@ async fn until_stopped(drain: &Drain, mut failures: Failures, limit: Duration) -
         _ = interrupt.recv() => tracing::warn!("second signal: what is still open is broken off"),
     }
     drain.force();
+    // What is broken off has a last word for log and collector. Without connections this is over at once.
+    if timeout(LAST_WORDS, drain.drained()).await.is_err() {
+        tracing::warn!(open = drain.open(), "connections did not end when they were broken off");
+    }
     Ok(())
 }
 

@@ -208,7 +208,7 @@ impl Finish {
         if let Some(decision) = decision(error) {
             self.decided(decision);
         }
-        self.note(|record| record.cause = Some(error.in_full().into()));
+        self.note(|record| record.error = Some(error.clone()));
     }
 
     /// How long nothing has moved, if that is too long.

@@ -74,6 +74,8 @@ pub struct Record {
     pub not_retried: Option<&'static str>,
     /// Why, in words, where the proxy made the answer.
     pub cause: Option<Box<str>>,
+    /// The error that is the cause, as long as nobody has asked for it in words.
+    pub error: Option<ProxyError>,
     /// The AUDIT policies that match it, joined by commas.
     pub audit: Option<Box<str>>,
     /// Its place in its trace.
@@ -202,6 +204,7 @@ impl Default for Record {
             repeated: 0,
             not_retried: None,
             cause: None,
+            error: None,
             audit: None,
             trace: None,
             tags: Vec::new(),

@@ -31,6 +31,10 @@ impl Sinks {
         if !(logged || traced || interest.any()) {
             return;
         }
+        // A refusal nobody wants to hear of is not put into words.
+        if let Some(error) = record.error.take().filter(|_| record.cause.is_none()) {
+            record.cause = Some(error.in_full().into());
+        }
         let record = Arc::new(std::mem::take(record));
         if logged {
             self.access_log.push(Arc::clone(&record));

@@ -25,10 +25,10 @@ fn a_crate_has_a_ceiling_of_its_own() {
     let many = |prefix: &str, n: usize| {
         (0..n).map(|i| file(&format!("{prefix}src/{i}.rs"), 400)).collect::<Vec<_>>()
     };
-    assert_eq!(check(&many("proxy/policy/", 13)), Problems::new());
+    assert_eq!(check(&many("proxy/policy/", 15)), Problems::new());
     assert_eq!(
-        check(&many("proxy/policy/", 14)),
-        ["proxy/policy/ has 6100 lines, more than its ceiling of 6000"]
+        check(&many("proxy/policy/", 16)),
+        ["proxy/policy/ has 6400 lines, more than its ceiling of 6000"]
     );
     assert_eq!(check(&many("proxy/", 14)), Problems::new(), "the nested crate's ceiling is not the proxy's");
 }
