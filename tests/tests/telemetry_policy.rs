@@ -36,6 +36,40 @@ async fn an_edit_of_telemetry_reaches_the_proxies_it_is_for() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_filter_decides_what_is_logged() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    let _order = mesh.serve("order-service", "v1").await?;
+    let (sidecar, client, log) = mesh.logging_caller().await?;
+    let call = |path: &str, id: &str| {
+        client.get(&format!("http://order-service{path}")).header("x-request-id", id).send()
+    };
+    call("/left-out", "before").await?;
+    log.line_of("before").await?;
+    let filter = "  accessLogging: [{filter: {expression: \"request.url_path.startsWith('/kept')\"}}]";
+    mesh.policy.apply("own", &telemetry("own", "default", filter))?;
+    sidecar.shows("/config_dump", "pathStartsWith").await?;
+    call("/left-out", "left-out").await?;
+    call("/kept?x", "kept").await?;
+    // Lines keep their order: what is told of the second request comes behind whatever is told of the first.
+    log.line_of("kept").await?;
+    ensure!(
+        log.lines()?.iter().all(|line| line.request_id.as_deref() != Some("left-out")),
+        "{:?}",
+        log.lines()?
+    );
+    mesh.policy.apply("own", &telemetry("own", "default", "  accessLogging: [{disabled: true}]"))?;
+    sidecar.shows("/config_dump", "\"sinks\": []").await?;
+    let before = log.lines()?.len();
+    call("/kept", "silent").await?;
+    mesh.policy.delete("own")?;
+    sidecar.shows("/config_dump", "\"accessLog\": null").await?;
+    call("/left-out", "after").await?;
+    log.line_of("after").await?;
+    assert_eq!(log.lines()?.len(), before + 1, "nothing is logged while that is disabled");
+    Ok(())
+}
+
+#[tokio::test]
 async fn flags_speak_where_no_object_does() -> Result<()> {
     let mut mesh = Mesh::secure(&[
         "--trace-sampling",
