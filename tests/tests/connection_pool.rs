@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pillion_tests::black_hole::BlackHole;
 use pillion_tests::policy::SUBSETS;
-use pillion_tests::{Client, Instance, Mesh, Report, Sidecar, burst, eventually};
+use pillion_tests::{Client, Instance, Mesh, Report, Sidecar, burst, eventually, task};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 async fn mesh(traffic_policy: &str) -> Result<(Mesh, Sidecar, Client, Instance)> {
@@ -118,6 +119,29 @@ async fn max_requests_per_connection_closes_it_after_them() -> Result<()> {
         }
         assert_eq!(app.stats()?.connections(), connections, "{limit} requests per connection");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn http2_connections_for_one_request_each_are_opened_side_by_side() -> Result<()> {
+    let mut mesh = Mesh::new()?;
+    // Takes connections in and never begins to secure them.
+    let silent = TcpListener::bind(mesh.serve_nothing("app", "v1")?).await?;
+    mesh.policy.service_speaking("app", "http2")?;
+    let policy = "{tls: {mode: SIMPLE}, connectionPool: {http: {maxRequestsPerConnection: 1}}}";
+    mesh.policy.destination("app", &format!("trafficPolicy: {policy}"))?;
+    let (_sidecar, client) = mesh.caller().await?;
+    let _calls = task::spawn(async move { at_once(&client, 8).await });
+    let mut taken = Vec::new();
+    // A connection may take ten seconds.
+    let all = async {
+        while taken.len() < 8 {
+            taken.push(silent.accept().await?);
+        }
+        anyhow::Ok(())
+    };
+    let all = tokio::time::timeout(Duration::from_secs(5), all).await;
+    ensure!(all.is_ok(), "only {} at a time", taken.len());
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! HTTP/2 connections: many requests at a time on few connections.
 //!
 //! A further connection is opened only when all open ones carry as many streams as the peer or the policy allows:
-//! a stream that waits for flow control can then not hold up all others for ever.
+//! a stream that waits for flow control can then not hold up all others for ever. Several are opened at once where one
+//! could not carry all who wait.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use pillion_policy::cluster::ConnectionPool;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -87,7 +89,7 @@ async fn enqueue(
     waits: &mut Waits,
 ) -> Result<H2Lease, ProxyError> {
     let place = upstream.wait_in_line()?;
-    let waiting = Waiting::begin(pool, waits);
+    let (waiting, places) = (Waiting::begin(pool, waits), places(&upstream.cluster().pool));
     let (sender, receiver) = oneshot::channel();
     let must_dial = {
         let mut h2 = pool.h2.borrow_mut();
@@ -96,17 +98,27 @@ async fn enqueue(
             h2.line.waiters.pop_front();
         }
         h2.line.waiters.push_back(sender);
-        std::mem::replace(&mut h2.line.dialing, 1) == 0
+        let must_dial = h2.line.waiters.len() > h2.line.dialing * places;
+        h2.line.dialing += usize::from(must_dial);
+        must_dial
     };
     if must_dial {
-        spawn_dial(dial(Rc::clone(pool), Arc::clone(upstream)));
+        spawn_dial(dial(Rc::clone(pool), Arc::clone(upstream), places));
     }
     wait(upstream, place, waiting, receiver).await
 }
 
-/// Opens connections, one after the other, until nobody waits.
-async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>) {
-    let wanted = || !pool.h2.borrow().line.is_empty();
+/// How many of those who wait one more connection is for.
+fn places(limits: &ConnectionPool) -> usize {
+    let streams = limits.max_concurrent_streams.min(MAX_STREAMS);
+    let requests = limits.max_requests_per_connection;
+    let places = if requests > 0 { streams.min(requests) } else { streams };
+    usize::try_from(places).unwrap_or(usize::MAX).max(1)
+}
+
+/// Opens connections, one after the other, until nobody waits for whom no other is being opened.
+async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>, places: usize) {
+    let wanted = || pool.h2.borrow().line.unserved(places) > 0;
     while wanted() {
         let Some(connected) = pool.permission(&upstream, wanted).await else { break };
         match open(&pool, &upstream, connected).await {
@@ -116,11 +128,13 @@ async fn dial(pool: Rc<EndpointPool>, upstream: Arc<Upstream>) {
             }
             (Err(error), opening) => {
                 let mut h2 = pool.h2.borrow_mut();
-                while h2.line.hand((Err(error.clone()), opening)).is_none() {}
+                for _ in 0..h2.line.unserved(places) {
+                    h2.line.hand((Err(error.clone()), opening));
+                }
             }
         }
     }
-    pool.h2.borrow_mut().line.dialing = 0;
+    pool.h2.borrow_mut().line.dialing -= 1;
 }
 
 /// Connects and hands the connection to a task that drives it; the task holds the place among open connections.

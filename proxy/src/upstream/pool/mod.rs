@@ -130,6 +130,11 @@ impl<C> Line<C> {
         self.waiters.iter().all(oneshot::Sender::is_closed)
     }
 
+    /// How many wait beyond those whom others than the one who asks open connections for, each with so many places.
+    fn unserved(&self, places: usize) -> usize {
+        self.len().saturating_sub(self.dialing.saturating_sub(1).saturating_mul(places))
+    }
+
     fn len(&self) -> usize {
         self.waiters.iter().filter(|waiter| !waiter.is_closed()).count()
     }
