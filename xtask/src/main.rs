@@ -12,7 +12,7 @@ mod flags;
 mod process;
 mod workspace;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, thread::available_parallelism};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -84,7 +84,8 @@ fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
     // With `--tests`, dependencies get the features that the tests need, and are compiled once.
     process::run(workspace.cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     if process::succeeds(workspace.cargo().args(["nextest", "--version"])) {
-        process::run(workspace.cargo().args(["nextest", "run", "--workspace"]).args(args))?;
+        let shares = format!("--test-threads={}", shares()?);
+        process::run(workspace.cargo().args(["nextest", "run", "--workspace", &shares]).args(args))?;
     } else {
         say("cargo-nextest is not installed: using cargo test");
         process::run(
@@ -95,6 +96,12 @@ fn test(workspace: &Workspace, args: &[String]) -> Result<()> {
         process::run(workspace.cargo().args(["test", "--workspace", "--doc", "--quiet"]))?;
     }
     Ok(())
+}
+
+/// How many shares tests have of this machine: five for each core, and one for each of four that mostly wait
+/// (`.config/nextest.toml` says what takes how many).
+fn shares() -> Result<usize> {
+    Ok(available_parallelism().context("cannot count the cores")?.get() * 5 + 4)
 }
 
 /// Builds the mesh and becomes the demo, so that signals and the exit code are the demo's own.

@@ -139,14 +139,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         if options.quick { (1, 1) } else { (options.repeat.max(1), options.seconds.max(1)) };
     tools::warn_if_busy()?;
     let mut results: Results = Vec::new();
+    let mut pairs: Vec<_> = pairs.into_iter().filter(|(_, peer)| programs.have(peer.kind)).collect();
     for round in 1..=repeat {
-        for &(scenario, peer) in pairs.iter().filter(|(_, peer)| programs.have(peer.kind)) {
+        for &(scenario, peer) in &pairs {
             complain(&format!("{round}/{repeat} {:<12} {}", scenario.name(), peer.name()));
             let run_directory = peers::fresh(&directory.join("run"))?;
             let values = measure(peer, scenario, &programs, seconds, &run_directory)
                 .with_context(|| format!("{} in {}", peer.name(), scenario.name()))?;
             record(&mut results, scenario, peer, values);
         }
+        // Everybody has the same neighbours, but each round somebody else comes first.
+        pairs.rotate_left(1);
     }
     report::print(&results, options.json, repeat, seconds)
 }
