@@ -81,9 +81,9 @@ pub struct Config {
     #[arg(long, env = "PILLION_OTLP_ENDPOINT", value_name = "URL", value_parser = collector_url)]
     pub otlp_endpoint: Option<String>,
 
-    /// What is spoken to --otlp-endpoint
-    #[arg(long, env = "PILLION_OTLP_PROTOCOL", value_name = "PROTOCOL", default_value = "grpc")]
-    pub otlp_protocol: Otlp,
+    /// What is spoken to --otlp-endpoint; without it grpc to port 4317, http/protobuf to any other
+    #[arg(long, env = "PILLION_OTLP_PROTOCOL", value_name = "PROTOCOL")]
+    pub otlp_protocol: Option<Otlp>,
 
     /// Share of new traces that proxies record where no Telemetry says, in percent
     #[arg(long, env = "PILLION_TRACE_SAMPLING", value_name = "PERCENT", default_value = "1", value_parser = percent)]
@@ -209,11 +209,12 @@ impl Config {
                 Outbound::RegistryOnly => OutboundMode::RegistryOnly,
             },
             collector: self.otlp_endpoint.clone().map(|endpoint| Collector {
-                endpoint,
                 protocol: match self.otlp_protocol {
-                    Otlp::Grpc => OtlpProtocol::Grpc,
-                    Otlp::HttpProtobuf => OtlpProtocol::HttpProtobuf,
+                    Some(Otlp::Grpc) => OtlpProtocol::Grpc,
+                    Some(Otlp::HttpProtobuf) => OtlpProtocol::HttpProtobuf,
+                    None => OtlpProtocol::by_port(&endpoint),
                 },
+                endpoint,
             }),
         }
     }

@@ -1,6 +1,8 @@
 //! What the control plane counts, as texts that scrapers read.
 
 mod changes;
+#[cfg(target_os = "linux")]
+mod process;
 mod text;
 
 use std::{collections::BTreeMap, fmt::Error, sync::Arc, time::SystemTime};
@@ -97,6 +99,8 @@ impl Metrics {
             unauthenticated: Family::default(),
             expiry: Family::default(),
         };
+        #[cfg(target_os = "linux")]
+        registry.register_collector(Box::new(process::ProcessMetrics));
         registry.register("pillion_objects", "Objects in force", metrics.objects.clone());
         registry.register("pillion_problems", "Problems of objects and files", metrics.problems.clone());
         registry.register("pillion_proxies", "Connected proxies", metrics.proxies.clone());

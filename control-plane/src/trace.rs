@@ -20,7 +20,10 @@ use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
     Resource,
     runtime::Tokio,
-    trace::{SdkTracer, SdkTracerProvider, span_processor_with_async_runtime::BatchSpanProcessor},
+    trace::{
+        BatchConfigBuilder, SdkTracer, SdkTracerProvider,
+        span_processor_with_async_runtime::BatchSpanProcessor,
+    },
 };
 use pillion_policy::telemetry::{Collector, OtlpProtocol};
 use tokio::{
@@ -32,6 +35,8 @@ use crate::clock;
 
 /// The name of the service and of the instrumentation.
 const NAME: &str = "pillion-control-plane";
+/// How long spans gather before they are sent together, as in proxies.
+const GATHER: Duration = Duration::from_secs(1);
 /// How long the last spans may take at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -70,11 +75,13 @@ impl Tracer {
         }
         let protocol = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
         let protocol = protocol.into_iter().find_map(given);
-        let is_http = match (protocol.as_deref(), collector) {
-            (Some(protocol), _) => protocol != "grpc",
-            (None, Some(collector)) if !has_endpoint => collector.protocol == OtlpProtocol::HttpProtobuf,
-            (None, _) => false,
+        let protocol = match (protocol.as_deref(), &from_environment, collector) {
+            (Some("grpc"), ..) => OtlpProtocol::Grpc,
+            (Some(_), ..) => OtlpProtocol::HttpProtobuf,
+            (None, Some(address), _) => OtlpProtocol::by_port(address),
+            (None, None, collector) => collector.map(|collector| collector.protocol).unwrap_or_default(),
         };
+        let is_http = protocol == OtlpProtocol::HttpProtobuf;
         let address = from_environment.as_ref().or(collector.map(|collector| &collector.endpoint));
         if is_http && address.is_some_and(|address| address.starts_with("https:")) {
             tracing::warn!(
@@ -91,9 +98,14 @@ impl Tracer {
         if given("OTEL_SERVICE_NAME").is_none() {
             resource = resource.with_service_name(NAME);
         }
+        let mut gathering = BatchConfigBuilder::default();
+        if given("OTEL_BSP_SCHEDULE_DELAY").is_none() {
+            gathering = gathering.with_scheduled_delay(GATHER);
+        }
+        let processor = BatchSpanProcessor::builder(exporter, Tokio).with_batch_config(gathering.build());
         let provider = SdkTracerProvider::builder()
             .with_resource(resource.build())
-            .with_span_processor(BatchSpanProcessor::builder(exporter, Tokio).build())
+            .with_span_processor(processor.build())
             .build();
         Ok(Self(Some((provider.tracer(NAME), provider))))
     }

@@ -73,6 +73,11 @@ fn what_is_told_of_traffic_where_no_object_says_is_given_by_flags() {
     assert_eq!(collector.protocol, OtlpProtocol::HttpProtobuf);
     assert_eq!(settings.telemetry.tracing.sampling.parts_per_million(), 125_000);
     assert_eq!(settings.telemetry.access_log.unwrap().sinks, [LogSink::Otlp]);
+    for (port, protocol) in [(4317, OtlpProtocol::Grpc), (4318, OtlpProtocol::HttpProtobuf)] {
+        let args = [format!("--otlp-endpoint=https://collector:{port}")];
+        let mesh = parse(&args.each_ref().map(String::as_str)).unwrap().settings().mesh;
+        assert_eq!(mesh.collector.as_ref().unwrap().protocol, protocol);
+    }
     let silent = parse(&["--access-log=off"]).unwrap().settings();
     assert_eq!(silent.telemetry.access_log, Some(AccessLogging { sinks: Vec::new(), filter: None }));
     for wrong in [

@@ -186,3 +186,39 @@ pub enum OtlpProtocol {
     /// Protobuf over HTTP, by custom on port 4318.
     HttpProtobuf,
 }
+
+impl OtlpProtocol {
+    /// What a collector at this address is taken to speak where nobody says: gRPC on port 4317, else HTTP, which is
+    /// OpenTelemetry's default.
+    pub fn by_port(address: &str) -> Self {
+        let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        match authority.rsplit_once(':') {
+            Some((_, "4317")) => Self::Grpc,
+            Some(_) | None => Self::HttpProtobuf,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OtlpProtocol::{self, Grpc, HttpProtobuf};
+
+    #[test]
+    fn what_a_collector_speaks_shows_in_its_port() {
+        for (address, expected) in [
+            ("http://collector:4317", Grpc),
+            ("https://collector:4317/", Grpc),
+            ("collector:4317", Grpc),
+            ("http://[::1]:4317", Grpc),
+            ("http://[fd00::4317]", HttpProtobuf),
+            ("http://collector:4318", HttpProtobuf),
+            ("http://collector:14317", HttpProtobuf),
+            ("http://collector/v1/traces:4317", HttpProtobuf),
+            ("https://collector", HttpProtobuf),
+            ("", HttpProtobuf),
+        ] {
+            assert_eq!(OtlpProtocol::by_port(address), expected, "{address}");
+        }
+    }
+}

@@ -44,7 +44,7 @@ pub(crate) enum Telemetry {
     Users {
         endpoint: String,
         /// `grpc` or `http/protobuf`.
-        protocol: String,
+        protocol: Option<String>,
     },
 }
 
@@ -63,15 +63,14 @@ impl Telemetry {
             let [grpc, http] = OTLP;
             return Ok(Self::Own(Collector::start_at(grpc, http).await?));
         };
-        let protocol = named("OTEL_EXPORTER_OTLP_PROTOCOL").unwrap_or_else(|| "http/protobuf".to_owned());
-        Ok(Self::Users { endpoint, protocol })
+        Ok(Self::Users { endpoint, protocol: named("OTEL_EXPORTER_OTLP_PROTOCOL") })
     }
 
     /// Its address, and what it speaks.
-    pub(crate) fn address(&self) -> (String, &str) {
+    pub(crate) fn address(&self) -> (String, Option<&str>) {
         match self {
-            Self::Own(collector) => (format!("http://{}", collector.grpc), "grpc"),
-            Self::Users { endpoint, protocol } => (endpoint.clone(), protocol),
+            Self::Own(collector) => (format!("http://{}", collector.grpc), None),
+            Self::Users { endpoint, protocol } => (endpoint.clone(), protocol.as_deref()),
         }
     }
 }
@@ -107,8 +106,11 @@ impl Stage {
         screen.say(&format!("  access logs {}", self.logs.path().display()));
         let telemetry = self.telemetry.insert(Telemetry::start().await?);
         let (endpoint, protocol) = telemetry.address();
-        screen.say(&format!("  telemetry   {endpoint} ({protocol})"));
-        let flags = ["--otlp-endpoint", &endpoint, "--otlp-protocol", protocol];
+        screen.say(&format!("  telemetry   {endpoint}"));
+        let mut flags = vec!["--otlp-endpoint", &endpoint];
+        if let Some(protocol) = protocol {
+            flags.extend(["--otlp-protocol", protocol]);
+        }
         let (policy, addresses) = (self.policy.path(), (XDS, ADMIN));
         let control_plane = ControlPlane::spawn_secure(policy, &self.keys, &flags, addresses)?;
         let control_plane = self.control_plane.insert(control_plane);
