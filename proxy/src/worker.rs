@@ -33,6 +33,7 @@ use crate::{
     rt::{drain::Drain, pulse::Pulse, rng},
     telemetry::{
         Record, Sinks,
+        access_log::Pen,
         detection::Detected,
         metrics::Metrics,
         record::Direction,
@@ -71,6 +72,8 @@ pub struct Worker {
     pub demands: Demands,
     /// Who is told of finished requests.
     pub sinks: Sinks,
+    /// Where it writes its lines of the access log.
+    pub pen: Pen,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is remembered of requests and the calls they cause, by all workers.
@@ -163,6 +166,7 @@ impl Worker {
             drain,
             settings,
             demands,
+            pen: sinks.access_log.pen(),
             sinks,
             metrics,
             kin,

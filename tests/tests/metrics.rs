@@ -1,11 +1,11 @@
 //! Metrics of a sidecar: what they tell, in which form, and that nobody can make them grow.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use pillion_tests::{Client, Collector, Instance, Mesh, Metrics, Sidecar, eventually, task, within};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Most series a proxy may have.
 const MAX_SERIES: usize = 2000;
@@ -269,4 +269,26 @@ async fn distinct_hosts_do_not_grow_anything_where_few_may() -> Result<()> {
     let (mesh, _sidecar, _client, _app) = mesh().await?;
     let sidecar = mesh.sidecar("other")?.arg("--outbound-mode", "registry-only").start().await?;
     stays_small(&sidecar, "host-{}.example.com", 404).await
+}
+
+#[tokio::test]
+async fn distinct_traces_that_a_stalled_collector_does_not_take_are_dropped() -> Result<()> {
+    // Connections are taken in, and nothing is ever read.
+    let stalled = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let mut mesh = Mesh::new()?;
+    mesh.set_env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", stalled.local_addr()?));
+    mesh.set_env("OTEL_TRACES_SAMPLER", "always_on");
+    let _app = mesh.serve("app", "v1").await?;
+    let (sidecar, _client) = mesh.caller().await?;
+    // A request is two spans: by then more wait than may.
+    distinct(&sidecar, "app", (0, 10_000), 200).await?;
+    let before = sidecar.process.memory_kib()?;
+    distinct(&sidecar, "app", (10_000, 20_000), 200).await?;
+    let after = sidecar.process.memory_kib()?;
+    ensure!(after < before + 2 * 1024, "{before} KiB before, {after} KiB after");
+    let metrics = sidecar.metrics().await?;
+    let figure = |name: &str| metrics.sum(&format!("pillion_otlp_spans_{name}_total"), &[]);
+    ensure!(figure("dropped") >= 20_000.0, "{} are dropped", figure("dropped"));
+    assert_eq!(figure("exported"), 0.0);
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What users say about telemetry, from the file to the proxies it is for, and what the control plane tells of its own work.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pillion_tests::collector::Collector;
 use pillion_tests::{Mesh, eventually};
 
@@ -138,5 +138,42 @@ async fn the_control_plane_traces_its_changes_to_the_proxies() -> Result<()> {
         })
         .await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn lines_go_to_the_collector_where_policy_wants_that() -> Result<()> {
+    let collector = Collector::start().await?;
+    let mut mesh = Mesh::new()?;
+    mesh.set_env("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.http));
+    mesh.set_env("OTEL_BSP_SCHEDULE_DELAY", "50");
+    let _order = mesh.serve("order-service", "v1").await?;
+    let to_collector = "  accessLogging: [{providers: [{name: otel}]}]";
+    mesh.policy.apply("own", &telemetry("own", "default", to_collector))?;
+    let (sidecar, client) = mesh.caller().await?;
+    sidecar.shows("/config_dump", "\"otlp\"").await?;
+    let (trace, span) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
+    let call = client.get("http://order-service/told").header("x-request-id", "told");
+    call.header("traceparent", &format!("00-{trace}-{span}-01")).send().await?.expect(200)?;
+    client.get("http://nobody/").header("x-request-id", "refused").send().await?.expect_own(404, "NH")?;
+    let line_of = async |id: &str| {
+        eventually(&format!("the line of {id}"), || async {
+            let logs = collector.logs();
+            let line = logs.iter().find(|log| log.attributes.get("request_id").is_some_and(|it| it == id));
+            line.cloned().with_context(|| format!("only {logs:?}"))
+        })
+        .await
+    };
+    let told = line_of("told").await?;
+    assert_eq!((told.service.as_str(), told.trace_id.as_str()), ("caller", trace));
+    ensure!(told.body.contains("\"GET /told HTTP/1.1\" 200 - "), "{told:?}");
+    for (name, value) in [("status", "200"), ("flags", "-"), ("path", "/told"), ("attempts", "1")] {
+        assert_eq!(told.attributes.get(name).map(String::as_str), Some(value), "{name} of {told:?}");
+    }
+    let refused = line_of("refused").await?;
+    assert_eq!(refused.attributes.get("flags").map(String::as_str), Some("NH"));
+    ensure!(refused.attributes.get("cause").is_some_and(|cause| cause.contains("nobody")), "{refused:?}");
+    let exported = sidecar.metrics().await?.sum("pillion_otlp_logs_exported_total", &[]);
+    ensure!(exported >= 1.0, "{exported} lines are counted");
     Ok(())
 }

@@ -289,8 +289,9 @@ impl Drop for Finish {
         if let Some(mut record) = self.record.take() {
             record.repeated = self.repeated;
             record.finish(&outcome);
-            self.downstream.worker.sinks.take(&mut record);
-            self.downstream.worker.recycle(record);
+            let worker = &self.downstream.worker;
+            worker.sinks.take(&mut record, &worker.pen);
+            worker.recycle(record);
         }
         if let Some(gate) = &self.gate {
             gate.settle();

@@ -172,7 +172,7 @@ fn account(downstream: &Downstream, status: u16, cause: &ProxyError) {
         ..Record::default()
     };
     record.finish(&outcome);
-    worker.sinks.take(&mut record);
+    worker.sinks.take(&mut record, &worker.pen);
 }
 
 /// Clients leave in many ways; none of them is news.

@@ -1,8 +1,8 @@
 //! One line per request, written where it cannot hurt requests.
 //!
-//! A finished request that is to be logged pushes a [`Record`] onto a bounded lock-free queue; a thread of its own formats
-//! and writes what has gathered, so that a disk or pipe that blocks stops that thread and nothing else. When the queue
-//! is full, and when writing fails, lines are dropped and counted; the proxy goes on.
+//! The worker of a finished request that is to be logged makes the line of its [`Record`] and puts it into a ring of its
+//! own ([`Pen`]); a thread writes what has gathered in all of them, so that a disk or pipe that blocks stops that thread and
+//! nothing else. When a ring is full, and when writing fails, lines are dropped and counted; the proxy goes on.
 //!
 //! Which requests are logged, and how, the workload's policy says, else the command line. A change takes effect with the
 //! next request: requests read three flags, and the conditions only where there are some.
@@ -21,23 +21,26 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pillion_policy::telemetry::{AccessLogging, LogFilter, LogSink};
 
-use super::{mailbox::Mailbox, metrics::Metrics, otlp::feed::Feed};
+use super::{metrics::Metrics, otlp::feed::Feed};
 use crate::{
     config::{AccessLogFormat, AccessLogTarget},
     rt::task,
 };
 
+mod append;
 pub mod export;
 mod filter;
 mod format;
+mod pen;
 mod template;
 mod tries;
 mod writer;
 
+pub use self::pen::Pen;
+use self::{pen::Inbox, writer::Writer};
 pub use super::record::{Direction, Record};
-use writer::Writer;
 
-/// Records that may wait to be written, and as many to be exported.
+/// Records that may wait to be exported.
 const CAPACITY: usize = 8192;
 
 /// What the command line says of the log.
@@ -51,7 +54,7 @@ pub struct Settings {
     pub filter: Option<LogFilter>,
 }
 
-/// Takes records in; clones push to the same log.
+/// What is logged, and where; clones are the same log.
 #[derive(Debug, Clone)]
 pub struct AccessLog(Option<Arc<Shared>>);
 
@@ -64,7 +67,7 @@ struct Shared {
     is_exported: AtomicBool,
     /// Whether there are conditions.
     is_filtered: AtomicBool,
-    rules: Arc<ArcSwap<Rules>>,
+    rules: ArcSwap<Rules>,
     /// What the template needs of every request, and of every response.
     request_headers: Box<[HeaderName]>,
     response_headers: Box<[HeaderName]>,
@@ -85,7 +88,7 @@ struct Rules {
 /// A log that somebody writes.
 #[derive(Debug)]
 struct Open {
-    mailbox: Arc<Mailbox<Arc<Record>>>,
+    inbox: Arc<Inbox>,
     /// Told when the writer has ended.
     finished: Mutex<mpsc::Receiver<()>>,
 }
@@ -135,17 +138,20 @@ impl AccessLog {
         is_told && (!shared.is_filtered.load(Relaxed) || fits(&shared.rules.load()))
     }
 
-    /// Hands in the record of a finished request.
-    pub fn push(&self, record: Arc<Record>) {
-        let Some(shared) = &self.0 else { return };
-        if shared.is_exported.load(Relaxed) {
-            shared.feed.push(Arc::clone(&record));
-        }
-        if shared.is_written.load(Relaxed)
-            && let Some(open) = shared.open.get()
-            && !open.mailbox.put(record)
-        {
-            shared.metrics.proxy.access_log_dropped.inc();
+    /// Where a worker writes its lines.
+    pub fn pen(&self) -> Pen {
+        Pen::new(self.clone())
+    }
+
+    /// Whether lines are exported.
+    pub fn is_exported(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.is_exported.load(Relaxed))
+    }
+
+    /// Hands in the record of a finished request to be exported.
+    pub fn export(&self, record: Arc<Record>) {
+        if let Some(shared) = &self.0 {
+            shared.feed.push(record);
         }
     }
 
@@ -165,10 +171,10 @@ impl AccessLog {
 
     /// Writes what is queued, for at most `patience`: a pipe that blocks must not keep the process alive.
     pub fn close(&self, patience: Duration) {
-        let Some(Open { mailbox, finished }) = self.0.as_ref().and_then(|shared| shared.open.get()) else {
+        let Some(Open { inbox, finished }) = self.0.as_ref().and_then(|shared| shared.open.get()) else {
             return;
         };
-        mailbox.stop();
+        inbox.bell.stop();
         let finished = finished.lock().unwrap_or_else(PoisonError::into_inner);
         if finished.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
             tracing::warn!("the access log could not be written in time, its last lines are lost");
@@ -197,7 +203,7 @@ impl Shared {
             is_written: AtomicBool::new(false),
             is_exported: AtomicBool::new(false),
             is_filtered: AtomicBool::new(false),
-            rules: Arc::default(),
+            rules: ArcSwap::default(),
             request_headers: request_headers.into(),
             response_headers: response_headers.into(),
             open: OnceLock::new(),
@@ -238,17 +244,16 @@ impl Shared {
     }
 
     fn start(&self, sink: Box<dyn io::Write + Send>) -> io::Result<()> {
-        let mailbox = Arc::new(Mailbox::new(CAPACITY));
+        let inbox = Arc::new(Inbox::default());
         let (done, finished) = mpsc::sync_channel(1);
-        let (rules, metrics) = (Arc::clone(&self.rules), Arc::clone(&self.metrics));
-        let writer = Writer::new(Arc::clone(&mailbox), rules, sink, metrics);
+        let writer = Writer::new(Arc::clone(&inbox), sink, Arc::clone(&self.metrics));
         task::spawn_thread("access-log", move || {
             writer.run();
             // Nobody waits when the log is not closed but abandoned.
             let _abandoned = done.send(());
         })?;
         // Only the control thread opens it.
-        let _first = self.open.set(Open { mailbox, finished: Mutex::new(finished) });
+        let _first = self.open.set(Open { inbox, finished: Mutex::new(finished) });
         Ok(())
     }
 }

@@ -13,11 +13,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crossbeam_queue::ArrayQueue;
 use pillion_policy::ratio::Fraction;
 use pillion_xds::story::{Cause, Filter, Story};
 use tokio::sync::mpsc;
 
-use super::{mailbox::Mailbox, metrics::Metrics, record::Record};
+use super::{doorbell::Doorbell, metrics::Metrics, record::Record};
 use crate::{
     error::Flag,
     rt::{clock, task},
@@ -57,7 +58,8 @@ struct Shared {
     proxy: Arc<str>,
     /// From what time on a request is slow.
     slow: Duration,
-    mailbox: Mailbox<Entry>,
+    entries: ArrayQueue<Entry>,
+    bell: Doorbell,
     tally: Tally,
     taps: Taps,
     /// How many were taken of late, by kind, and for those who tap.
@@ -126,7 +128,8 @@ impl Journal {
         let shared = Arc::new(Shared {
             proxy: workload.into(),
             slow,
-            mailbox: Mailbox::new(CAPACITY),
+            entries: ArrayQueue::new(CAPACITY),
+            bell: Doorbell::default(),
             tally: Tally::default(),
             taps: Taps::default(),
             paces: Default::default(),
@@ -136,7 +139,7 @@ impl Journal {
         });
         let reader = Arc::clone(&shared);
         task::spawn_thread("journal", move || {
-            while reader.mailbox.wait() {
+            while reader.bell.wait(|| reader.entries.is_empty()) {
                 drop(reader.caught_up(clock::now()));
             }
         })?;
@@ -152,10 +155,13 @@ impl Journal {
 
     /// Hands in the record of a finished request that somebody is interested in.
     pub fn push(&self, record: Arc<Record>, interest: Interest) {
-        if let Some(shared) = &self.0
-            && !shared.mailbox.put(Entry { record, interest })
-        {
+        let Some(shared) = &self.0 else { return };
+        if shared.entries.push(Entry { record, interest }).is_err() {
             shared.metrics.proxy.journal_dropped.inc();
+        }
+        shared.bell.ring();
+        if shared.entries.len() > CAPACITY / 2 {
+            shared.bell.hurry();
         }
     }
 
@@ -245,7 +251,7 @@ impl Shared {
         let mut state = self.state();
         // Bounded: what comes in meanwhile is for the next time.
         for _ in 0..CAPACITY {
-            let Some(Entry { record, interest }) = self.mailbox.take() else { break };
+            let Some(Entry { record, interest }) = self.entries.pop() else { break };
             let story = Arc::new(tell::story(&record, &self.proxy));
             if interest.tapped {
                 let missed = self.taps.offer(&story);

@@ -1,21 +1,21 @@
 //! What operators see: metrics, the access log, the log of the proxy itself.
 //!
 //! On the request path a metric is an addition to an atomic whose place was found when its cluster was made, and a log
-//! line is a value pushed onto a bounded queue. Formatting and writing happen elsewhere, so that a scrape, a slow
-//! disk or a full one never delays a request.
+//! line a few hundred bytes put into a ring. Scraping, writing and sending happen elsewhere, so that a scrape, a slow disk
+//! or a full one never delays a request.
 
 pub mod access;
 pub mod access_log;
 pub mod control;
 pub mod counter;
 pub mod detection;
+mod doorbell;
 mod exposition;
 pub mod figures;
 pub mod handshakes;
 pub mod histogram;
 pub mod journal;
 pub mod log;
-mod mailbox;
 pub mod metrics;
 pub mod otlp;
 mod process;

@@ -5,9 +5,10 @@
 //! wait in an [`outbox::Outbox`] bounded in items and bytes, and hands them to a [`transport::Transport`]. It is one task of
 //! the control thread, asleep while there is nothing to export and doing nothing while there is no collector.
 //!
-//! What the items are is left to the signals: a [`exporter::Encoder`] makes bytes of them.
+//! What the items are is left to the signals: a [`exporter::Encoder`] makes bytes of them, a [`bundle::Bundle`] requests of those.
 
 pub mod attribute;
+pub mod bundle;
 pub mod exporter;
 pub mod feed;
 pub mod outbox;

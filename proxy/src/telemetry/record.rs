@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use http::{HeaderName, HeaderValue, Method, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Uri, Version, uri::PathAndQuery};
 use pillion_policy::identity::Identity;
 
 use super::trace::SpanContext;
@@ -238,6 +238,18 @@ impl Record {
         *self = Self { attempts, events, tags, request_headers, response_headers, ..Self::default() };
     }
 
+    /// The story, for others to keep: nothing in it holds on to the buffer its request was read into, which would have to
+    /// be replaced for the next one.
+    pub fn detached(&mut self) -> Self {
+        let mut told = std::mem::take(self);
+        let Self { uri, host, request_id, tags, request_headers, response_headers, .. } = &mut told;
+        *uri = copy_of_uri(uri);
+        let fields = request_headers.iter_mut().chain(response_headers).map(|(_, value)| value);
+        let values = host.iter_mut().chain(request_id).chain(tags.iter_mut().map(|(_, value)| value));
+        values.chain(fields).for_each(|value| *value = copy_of(value));
+        told
+    }
+
     /// A try begins, `began` after the request's head.
     pub fn attempt(&mut self, endpoint: SocketAddr, began: Duration) {
         self.upstream = Some(endpoint);
@@ -293,8 +305,24 @@ impl Record {
 
     /// Its path with the query; `*` for `OPTIONS *`, nothing for `CONNECT`.
     pub fn path(&self) -> Option<&str> {
-        self.uri.path_and_query().map(http::uri::PathAndQuery::as_str)
+        self.uri.path_and_query().map(PathAndQuery::as_str)
     }
+}
+
+/// The same value in memory of its own.
+fn copy_of(value: &HeaderValue) -> HeaderValue {
+    let Ok(mut copy) = HeaderValue::from_bytes(value.as_bytes()) else { return value.clone() };
+    copy.set_sensitive(value.is_sensitive());
+    copy
+}
+
+/// The same target in memory of its own.
+fn copy_of_uri(uri: &Uri) -> Uri {
+    let copy = match uri.path_and_query() {
+        Some(path) if uri.authority().is_none() => PathAndQuery::try_from(path.as_str()).ok().map(Uri::from),
+        _ => Uri::try_from(uri.to_string()).ok(),
+    };
+    copy.unwrap_or_else(|| uri.clone())
 }
 
 /// The list without what it holds; its memory is kept.
@@ -302,4 +330,40 @@ fn emptied<T>(list: &mut Vec<T>) -> Vec<T> {
     let mut list = std::mem::take(list);
     list.clear();
     list
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn what_others_keep_is_the_same_and_holds_no_buffer() {
+        for target in ["/a%20b?c=d", "*", "http://user@shop:80/a?b", "shop:443", "/"] {
+            let head = Bytes::from(format!("{target} shop id tag noted").into_bytes());
+            let part = |from: usize, to: usize| {
+                let start = target.len() + 1;
+                HeaderValue::from_maybe_shared(head.slice(start + from..start + to)).unwrap()
+            };
+            let mut record = Record {
+                uri: Uri::from_maybe_shared(head.slice(..target.len())).unwrap(),
+                host: Some(part(0, 4)),
+                request_id: Some(part(5, 7)),
+                tags: vec![("tag".into(), part(8, 11))],
+                request_headers: vec![(http::header::ACCEPT, part(12, 17))],
+                response_headers: vec![(http::header::SERVER, part(12, 17))],
+                ..Record::default()
+            };
+            let before = record.clone();
+            let told = record.detached();
+            assert_eq!(told.uri, before.uri);
+            assert_eq!((&told.host, &told.request_id), (&before.host, &before.request_id));
+            assert_eq!(told.tags, before.tags);
+            assert_eq!(told.request_headers, before.request_headers);
+            assert_eq!(told.response_headers, before.response_headers);
+            drop((record, before));
+            assert!(head.is_unique(), "{target}");
+        }
+    }
 }

@@ -10,6 +10,7 @@
 mod b3;
 mod census;
 pub mod export;
+mod fields;
 mod hex;
 pub mod propagation;
 pub mod sampling;

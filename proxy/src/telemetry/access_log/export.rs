@@ -9,13 +9,10 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::logs::v1::ExportLogsServiceRequest,
     common::v1::{AnyValue, KeyValue, any_value::Value},
-    logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber},
-    resource::v1::Resource,
+    logs::v1::{LogRecord, SeverityNumber},
 };
 use pillion_policy::telemetry::LogSink;
-use prost::Message;
 use tokio::sync::watch;
 
 use super::{AccessLog, Record, Shared, format};
@@ -23,9 +20,10 @@ use crate::telemetry::{
     otlp::{
         Signal, Wanted,
         attribute::{LONGEST, fraction, size, text},
+        bundle::Bundle,
         exporter::{Encoder, Exporter, Flusher},
         outbox::Batch,
-        resource::{Place, resource, scope},
+        resource::{Place, resource},
         settings::Environment,
     },
     trace::SpanContext,
@@ -35,9 +33,7 @@ use crate::telemetry::{
 #[derive(Debug)]
 pub struct Lines {
     shared: Arc<Shared>,
-    resource: Resource,
-    added: Vec<LogRecord>,
-    bytes: usize,
+    bundle: Bundle,
 }
 
 /// What exports the lines of a log where policy wants that, and what has it do so at once; `None` for a disabled log.
@@ -50,8 +46,7 @@ pub fn new(
 ) -> Option<(Exporter<Lines>, Flusher)> {
     let shared = Arc::clone(log.0.as_ref()?);
     let feed = Arc::clone(&shared.feed);
-    let resource = resource(place, environment);
-    let encoder = Lines { shared, resource, added: Vec::new(), bytes: 0 };
+    let encoder = Lines { shared, bundle: Bundle::new(&resource(place, environment)) };
     Some(Exporter::new(encoder, feed, Arc::clone(environment), wanted, rng))
 }
 
@@ -71,28 +66,15 @@ impl Encoder for Lines {
     }
 
     fn add(&mut self, record: &Arc<Record>) {
-        let told = tell(record);
-        self.bytes += told.encoded_len();
-        self.added.push(told);
+        self.bundle.add(&tell(record));
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.added.len(), self.bytes)
+        self.bundle.size()
     }
 
     fn finish(&mut self) -> Option<Batch> {
-        self.bytes = 0;
-        // Taken whole: an idle exporter keeps no memory.
-        let log_records = std::mem::take(&mut self.added);
-        let items = u64::try_from(log_records.len()).ok().filter(|items| *items > 0)?;
-        let of_scope = ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() };
-        let of_resource = ResourceLogs {
-            resource: Some(self.resource.clone()),
-            scope_logs: vec![of_scope],
-            ..ResourceLogs::default()
-        };
-        let request = ExportLogsServiceRequest { resource_logs: vec![of_resource] };
-        Some(Batch { body: request.encode_to_vec().into(), items })
+        self.bundle.finish()
     }
 }
 
@@ -106,7 +88,9 @@ fn tell(record: &Record) -> LogRecord {
         _ => SeverityNumber::Info,
     };
     let own = record.trace.filter(SpanContext::is_own);
-    let line = format::text(record);
+    let mut line = Vec::new();
+    format::text(record, &mut line);
+    let line = String::from_utf8_lossy(&line);
     let body = line.get(..line.floor_char_boundary(8 * LONGEST)).unwrap_or_default().to_owned();
     LogRecord {
         time_unix_nano: nanos(since),
@@ -139,6 +123,9 @@ fn attributes(fields: serde_json::Value) -> Vec<KeyValue> {
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry_proto::tonic::{collector::logs::v1::ExportLogsServiceRequest, resource::v1::Resource};
+    use prost::Message;
+
     use super::*;
     use crate::{
         config::AccessLogFormat,
@@ -169,8 +156,7 @@ mod tests {
         let settings = Settings { target: None, format: AccessLogFormat::Text, filter: None };
         let log = AccessLog::new(settings, Metrics::new()).unwrap();
         let shared = Arc::clone(log.0.as_ref().unwrap());
-        let mut lines =
-            Lines { shared: Arc::clone(&shared), resource: Resource::default(), added: Vec::new(), bytes: 0 };
+        let mut lines = Lines { shared: Arc::clone(&shared), bundle: Bundle::new(&Resource::default()) };
         let mut wanted = Wanted::default();
         assert!(!lines.follow(&wanted, true) && !log.wants(&Record::default()));
         wanted.telemetry.access_log =
@@ -178,7 +164,7 @@ mod tests {
         log.apply(wanted.telemetry.access_log.as_ref());
         assert!(!lines.follow(&wanted, false) && !log.wants(&Record::default()));
         assert!(lines.follow(&wanted, true) && log.wants(&Record::default()));
-        log.push(Arc::new(Record::default()));
+        log.export(Arc::new(Record::default()));
         lines.add(&shared.feed.pop().unwrap());
         let batch = lines.finish().unwrap();
         assert_eq!(batch.items, 1);

@@ -2,25 +2,25 @@
 //!
 //! Whatever a client sends, a line stays one line: control characters, quotes and backslashes are escaped in both.
 
-use std::{fmt::Write as _, io::Write, net::SocketAddr};
+use std::{io::Write, net::SocketAddr, str};
 
 use serde::Serialize;
 
 use super::{
-    Record, template,
+    Record, append, template,
     tries::{Try, millis, summary},
 };
 use crate::{config::AccessLogFormat, rt::clock::Rfc3339, telemetry::record::Attempt};
 
 #[derive(Serialize)]
 struct Json<'a> {
-    start_time: String,
+    start_time: &'a str,
     duration_ms: f64,
     direction: &'static str,
     method: &'a str,
     authority: Option<&'a str>,
     path: Option<&'a str>,
-    protocol: String,
+    protocol: &'static str,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     grpc_status: Option<u8>,
@@ -68,11 +68,9 @@ fn is_zero(number: &u32) -> bool {
 /// Appends the line of a record.
 pub(super) fn write(format: &AccessLogFormat, record: &Record, lines: &mut Vec<u8>) {
     match format {
-        AccessLogFormat::Text => lines.extend_from_slice(text(record).as_bytes()),
+        AccessLogFormat::Text => text(record, lines),
         AccessLogFormat::Json => json(record, lines),
-        AccessLogFormat::Template(template) => {
-            lines.extend_from_slice(template::line(template, record).as_bytes());
-        }
+        AccessLogFormat::Template(template) => template::line(template, record, lines),
     }
     lines.push(b'\n');
 }
@@ -91,15 +89,15 @@ pub(super) fn fields(record: &Record) -> serde_json::Value {
 /// Hands the fields of a line to whoever writes them.
 fn told<T>(record: &Record, write: impl FnOnce(&Json<'_>) -> T) -> T {
     let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
-    let (outcome, waits) = (&record.outcome, record.waits());
+    let (outcome, waits, start) = (&record.outcome, record.waits(), Rfc3339(record.start).text());
     write(&Json {
-        start_time: Rfc3339(record.start).to_string(),
+        start_time: str::from_utf8(&start).unwrap_or_default(),
         duration_ms: millis(outcome.duration),
         direction: record.direction.as_str(),
         method: record.method.as_str(),
         authority: record.authority(),
         path: record.path(),
-        protocol: format!("{:?}", record.version),
+        protocol: append::version(record.version),
         status: outcome.status,
         grpc_status: outcome.grpc_status,
         flags: outcome.flag.as_str(),
@@ -126,65 +124,79 @@ fn told<T>(record: &Record, write: impl FnOnce(&Json<'_>) -> T) -> T {
     })
 }
 
-/// The line as text.
-pub(super) fn text(record: &Record) -> String {
+/// Appends the line as text.
+pub(super) fn text(record: &Record, line: &mut Vec<u8>) {
     let outcome = &record.outcome;
-    let mut line = format!(
-        "[{}] \"{} {} {:?}\" {} {} {} {} {}",
-        Rfc3339(record.start),
-        record.method,
-        record.path().unwrap_or("-").escape_debug(),
-        record.version,
-        outcome.status,
-        outcome.flag.as_str(),
-        outcome.request_bytes,
-        outcome.response_bytes,
-        millis(outcome.duration),
-    );
+    line.push(b'[');
+    line.extend_from_slice(&Rfc3339(record.start).text());
+    line.extend_from_slice(b"] \"");
+    line.extend_from_slice(record.method.as_str().as_bytes());
+    line.push(b' ');
+    append::escaped(record.path().unwrap_or("-"), line);
+    line.push(b' ');
+    line.extend_from_slice(append::version(record.version).as_bytes());
+    line.extend_from_slice(b"\" ");
+    append::number(outcome.status, line);
+    line.push(b' ');
+    line.extend_from_slice(outcome.flag.as_str().as_bytes());
+    for bytes in [outcome.request_bytes, outcome.response_bytes] {
+        line.push(b' ');
+        append::number(bytes, line);
+    }
+    line.push(b' ');
+    append::millis(outcome.duration, line);
     let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
-    let mut field = |name: &str, value: Option<&str>| {
-        // Writing to a string cannot fail.
-        let _infallible = match value {
-            None => Ok(()),
-            Some(value) if plain(value) => write!(line, " {name}={value}"),
-            Some(value) => write!(line, " {name}=\"{}\"", value.escape_debug()),
-        };
-    };
-    field("direction", Some(record.direction.as_str()));
-    field("authority", record.authority());
-    field("route", record.route.as_deref());
-    field("cluster", record.cluster.as_deref());
-    field("attempts", Some(&record.attempts.len().to_string()));
-    field("tries", Some(several(record)).filter(|tries| !tries.is_empty()).map(summary).as_deref());
-    field("retries", (record.repeated > 0).then(|| record.repeated.to_string()).as_deref());
-    field("not_retried", record.not_retried);
-    field("upstream", record.upstream.map(|upstream| upstream.to_string()).as_deref());
-    field("peer", record.downstream_peer.map(|peer| peer.to_string()).as_deref());
-    field("source_principal", record.source.as_ref().map(|identity| identity.uri()));
-    field("destination_principal", record.destination.as_ref().map(|identity| identity.uri()));
-    field("id", request_id.as_deref());
-    field("trace", record.trace_id().as_deref());
-    field("grpc_status", outcome.grpc_status.map(|status| status.to_string()).as_deref());
+    field(" direction=", Some(record.direction.as_str()), line);
+    field(" authority=", record.authority(), line);
+    field(" route=", record.route.as_deref(), line);
+    field(" cluster=", record.cluster.as_deref(), line);
+    value(" attempts=", Some(record.attempts.len()), append::number, line);
+    field(" tries=", Some(several(record)).filter(|tries| !tries.is_empty()).map(summary).as_deref(), line);
+    value(" retries=", Some(record.repeated).filter(|retries| *retries > 0), append::number, line);
+    field(" not_retried=", record.not_retried, line);
+    value(" upstream=", record.upstream, append::address, line);
+    value(" peer=", record.downstream_peer, append::address, line);
+    field(" source_principal=", record.source.as_ref().map(|identity| identity.uri()), line);
+    field(" destination_principal=", record.destination.as_ref().map(|identity| identity.uri()), line);
+    field(" id=", request_id.as_deref(), line);
+    value(" trace=", record.trace, |trace, line| append::hex(&trace.trace_id, line), line);
+    value(" grpc_status=", outcome.grpc_status, append::number, line);
     let waits = record.waits();
     for (name, wait) in [
-        ("queue_ms", waits.queued),
-        ("connect_ms", waits.connecting),
-        ("tls_ms", waits.securing),
-        ("first_byte_ms", record.first_byte),
+        (" queue_ms=", waits.queued),
+        (" connect_ms=", waits.connecting),
+        (" tls_ms=", waits.securing),
+        (" first_byte_ms=", record.first_byte),
     ] {
-        field(name, wait.map(|wait| millis(wait).to_string()).as_deref());
+        value(name, wait, append::millis, line);
     }
-    field("audit", record.audit.as_deref());
-    field("cause", record.cause.as_deref());
-    line
+    field(" audit=", record.audit.as_deref(), line);
+    field(" cause=", record.cause.as_deref(), line);
+}
+
+/// Appends a text behind its name, with quotes where it takes them, if there is one.
+fn field(name: &str, text: Option<&str>, line: &mut Vec<u8>) {
+    value(name, text, quoted, line);
+}
+
+/// Appends a value behind its name, if there is one.
+fn value<T>(name: &str, value: Option<T>, append: impl FnOnce(T, &mut Vec<u8>), line: &mut Vec<u8>) {
+    let Some(value) = value else { return };
+    line.extend_from_slice(name.as_bytes());
+    append(value, line);
+}
+
+fn quoted(text: &str, line: &mut Vec<u8>) {
+    if append::are_plain(text.as_bytes()) {
+        line.extend_from_slice(text.as_bytes());
+        return;
+    }
+    line.push(b'"');
+    append::escaped(text, line);
+    line.push(b'"');
 }
 
 /// The tries of a request that had several; of a single one the line itself tells everything.
 fn several(record: &Record) -> &[Attempt] {
     if record.attempts.len() > 1 { &record.attempts } else { &[] }
-}
-
-/// Whether a value can stand without quotes.
-fn plain(value: &str) -> bool {
-    !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }

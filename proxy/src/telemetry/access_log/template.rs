@@ -3,95 +3,121 @@
 //! What there is not is printed as `-`. Whatever a client sends, a line stays one line: control characters, quotes and
 //! backslashes of values are escaped.
 
-use std::{fmt::Write as _, time::Duration};
-
 use http::{HeaderName, HeaderValue};
 
-use super::{
-    Record,
-    tries::{millis, summary},
-};
+use super::{Record, append, tries::summary};
 use crate::{
     config::{Field, Operator, Part, Piece, Template},
     rt::clock::Rfc3339,
 };
 
-/// The line of a record.
-pub(super) fn line(template: &Template, record: &Record) -> String {
-    let mut line = String::new();
+/// Appends the line of a record.
+pub(super) fn line(template: &Template, record: &Record, line: &mut Vec<u8>) {
     for piece in &template.pieces {
         match piece {
-            Piece::Literal(text) => line.push_str(text),
+            Piece::Literal(text) => line.extend_from_slice(text.as_bytes()),
             Piece::Value(operator, most) => {
-                let value = value(operator, record);
-                let value = value.as_deref().filter(|value| !value.is_empty()).unwrap_or("-");
-                let end =
-                    most.and_then(|most| value.char_indices().nth(most)).map_or(value.len(), |(at, _)| at);
-                // Writing to a string cannot fail.
-                let _infallible = write!(line, "{}", value.get(..end).unwrap_or_default().escape_debug());
+                let start = line.len();
+                value(operator, record, line);
+                settle(start, *most, line);
             }
         }
     }
-    line
 }
 
-fn value(operator: &Operator, record: &Record) -> Option<String> {
-    match operator {
-        Operator::Field(field) => of_field(*field, record),
+/// Makes of the bytes from `start` on what may stand in a line: `-` for none, no more characters than wanted, escaped.
+fn settle(start: usize, most: Option<usize>, line: &mut Vec<u8>) {
+    let value = line.get(start..).unwrap_or_default();
+    if value.is_empty() {
+        line.push(b'-');
+    } else if most.is_some_and(|most| most < value.len()) || !append::are_harmless(value) {
+        let value = String::from_utf8_lossy(value);
+        let end = most.and_then(|most| value.char_indices().nth(most)).map_or(value.len(), |(at, _)| at);
+        let value = value.get(..end).unwrap_or_default().to_owned();
+        line.truncate(start);
+        append::escaped(&value, line);
+    }
+}
+
+fn value(operator: &Operator, record: &Record, line: &mut Vec<u8>) {
+    let bytes = match operator {
+        Operator::Field(field) => return of_field(*field, record, line),
         Operator::Request(parts) => parts.iter().find_map(|part| match part {
-            Part::Method => Some(record.method.to_string()),
-            Part::Path => record.path().map(str::to_owned),
-            Part::Authority => record.authority().map(str::to_owned),
-            Part::RequestId => record.request_id.as_ref().map(text),
+            Part::Method => Some(record.method.as_str().as_bytes()),
+            Part::Path => record.path().map(str::as_bytes),
+            Part::Authority => record.authority().map(str::as_bytes),
+            Part::RequestId => record.request_id.as_ref().map(HeaderValue::as_bytes),
             Part::Header(name) => header(name, &record.request_headers),
         }),
         Operator::Response(names) => names.iter().find_map(|name| header(name, &record.response_headers)),
-    }
+    };
+    line.extend_from_slice(bytes.unwrap_or_default());
 }
 
-fn header(name: &HeaderName, noted: &[(HeaderName, HeaderValue)]) -> Option<String> {
-    noted.iter().find(|(noted, _)| noted == name).map(|(_, value)| text(value))
+fn header<'a>(name: &HeaderName, noted: &'a [(HeaderName, HeaderValue)]) -> Option<&'a [u8]> {
+    noted.iter().find(|(noted, _)| noted == name).map(|(_, value)| value.as_bytes())
 }
 
-fn text(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
-}
-
-fn of_field(field: Field, record: &Record) -> Option<String> {
+/// Appends a value, or nothing where there is none.
+fn of_field(field: Field, record: &Record, line: &mut Vec<u8>) {
     let (outcome, waits) = (&record.outcome, record.waits());
-    let owned = |text: Option<&str>| text.map(str::to_owned);
-    let whole = |time: Duration| Some(time.as_millis().to_string());
-    let part = |time: Option<Duration>| time.map(|time| millis(time).to_string());
-    match field {
-        Field::StartTime => Some(Rfc3339(record.start).to_string()),
-        Field::Protocol => Some(format!("{:?}", record.version)),
-        Field::ResponseCode => Some(outcome.status.to_string()),
-        Field::ResponseCodeDetails => owned(record.cause.as_deref()),
-        Field::ResponseFlags => owned(Some(outcome.flag.as_str())),
-        Field::GrpcStatus => outcome.grpc_status.map(|status| status.to_string()),
-        Field::Duration => whole(outcome.duration),
-        Field::ResponseDuration => record.first_byte.and_then(whole),
-        Field::BytesReceived => Some(outcome.request_bytes.to_string()),
-        Field::BytesSent => Some(outcome.response_bytes.to_string()),
-        Field::UpstreamHost => record.upstream.map(|upstream| upstream.to_string()),
-        Field::UpstreamCluster => owned(record.cluster.as_deref()),
-        Field::UpstreamRequestAttemptCount => Some(record.attempts.len().to_string()),
+    let owned;
+    let text = match field {
+        Field::StartTime => {
+            line.extend_from_slice(&Rfc3339(record.start).text());
+            None
+        }
+        Field::Protocol => Some(append::version(record.version)),
+        Field::ResponseCode => given(Some(outcome.status), append::number, line),
+        Field::ResponseCodeDetails => record.cause.as_deref(),
+        Field::ResponseFlags => Some(outcome.flag.as_str()),
+        Field::GrpcStatus => given(outcome.grpc_status, append::number, line),
+        Field::Duration => given(Some(outcome.duration.as_millis()), append::number, line),
+        Field::ResponseDuration => {
+            given(record.first_byte.map(|time| time.as_millis()), append::number, line)
+        }
+        Field::BytesReceived => given(Some(outcome.request_bytes), append::number, line),
+        Field::BytesSent => given(Some(outcome.response_bytes), append::number, line),
+        Field::UpstreamHost => given(record.upstream, append::address, line),
+        Field::UpstreamCluster => record.cluster.as_deref(),
+        Field::UpstreamRequestAttemptCount => given(Some(record.attempts.len()), append::number, line),
         Field::UpstreamTransportFailureReason => {
             let last = record.attempts.last().and_then(|attempt| attempt.error.as_ref());
-            last.map(ToString::to_string)
+            owned = last.map(ToString::to_string);
+            owned.as_deref()
         }
-        Field::RouteName => owned(record.route.as_deref()),
-        Field::DownstreamRemoteAddress => record.downstream_peer.map(|peer| peer.to_string()),
-        Field::DownstreamRemoteAddressWithoutPort => record.downstream_peer.map(|peer| peer.ip().to_string()),
-        Field::DownstreamPeerUriSan => owned(record.source.as_ref().map(|identity| identity.uri())),
-        Field::UpstreamPeerUriSan => owned(record.destination.as_ref().map(|identity| identity.uri())),
-        Field::TraceId => record.trace_id(),
-        Field::Direction => owned(Some(record.direction.as_str())),
-        Field::Attempts => Some(summary(&record.attempts)),
-        Field::NotRetried => owned(record.not_retried),
-        Field::QueueDuration => part(waits.queued),
-        Field::ConnectDuration => part(waits.connecting),
-        Field::TlsDuration => part(waits.securing),
-        Field::Audit => owned(record.audit.as_deref()),
+        Field::RouteName => record.route.as_deref(),
+        Field::DownstreamRemoteAddress => given(record.downstream_peer, append::address, line),
+        Field::DownstreamRemoteAddressWithoutPort => {
+            given(record.downstream_peer.map(|peer| peer.ip()), append::ip, line)
+        }
+        Field::DownstreamPeerUriSan => record.source.as_ref().map(|identity| identity.uri()),
+        Field::UpstreamPeerUriSan => record.destination.as_ref().map(|identity| identity.uri()),
+        Field::TraceId => {
+            given(record.trace.map(|trace| trace.trace_id), |id, line| append::hex(&id, line), line)
+        }
+        Field::Direction => Some(record.direction.as_str()),
+        Field::Attempts => {
+            owned = Some(summary(&record.attempts));
+            owned.as_deref()
+        }
+        Field::NotRetried => record.not_retried,
+        Field::QueueDuration => given(waits.queued, append::millis, line),
+        Field::ConnectDuration => given(waits.connecting, append::millis, line),
+        Field::TlsDuration => given(waits.securing, append::millis, line),
+        Field::Audit => record.audit.as_deref(),
+    };
+    line.extend_from_slice(text.unwrap_or_default().as_bytes());
+}
+
+/// Appends what there is, as it is; there is no text left to append.
+fn given<T>(
+    value: Option<T>,
+    append: impl FnOnce(T, &mut Vec<u8>),
+    line: &mut Vec<u8>,
+) -> Option<&'static str> {
+    if let Some(value) = value {
+        append(value, line);
     }
+    None
 }

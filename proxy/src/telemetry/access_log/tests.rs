@@ -96,9 +96,12 @@ fn a_file_is_appended_to_and_closing_writes_all() {
     for round in 1..=2 {
         let log = AccessLog::new(settings(Some(target.clone())), Metrics::new()).unwrap();
         assert!(log.wants(&record()));
+        let pen = log.pen();
         for _ in 0..1000 {
-            log.push(Arc::new(record()));
+            pen.write(&record());
         }
+        // What a worker wrote before it left is written as well.
+        drop(pen);
         log.close(PATIENCE);
         assert_eq!(std::fs::read_to_string(&dir).unwrap().lines().count(), round * 1000);
     }
@@ -119,10 +122,11 @@ fn records_are_written_without_being_asked_for() {
     }
     let (send, written) = mpsc::channel();
     let log = written_to(Sink(send), Metrics::new());
+    let pen = log.pen();
     for _ in 0..3 {
         // Each round finds the writer asleep, or about to be.
-        log.push(Arc::new(record()));
-        log.push(Arc::new(record()));
+        pen.write(&record());
+        pen.write(&record());
         let mut n = 0;
         while n < 2 {
             n += written.recv_timeout(PATIENCE).unwrap();
@@ -136,8 +140,9 @@ fn a_full_disk_costs_lines_only() {
     let metrics = Metrics::new();
     let full = AccessLogTarget::File("/dev/full".into());
     let log = AccessLog::new(settings(Some(full)), Arc::clone(&metrics)).unwrap();
+    let pen = log.pen();
     for _ in 0..10 {
-        log.push(Arc::new(record()));
+        pen.write(&record());
     }
     log.close(PATIENCE);
     assert_eq!(metrics.proxy.access_log_dropped.get(), 10);
@@ -158,11 +163,14 @@ fn a_full_queue_drops_and_a_stuck_writer_does_not_hold_the_exit() {
     let metrics = Metrics::new();
     let (release, stuck) = mpsc::channel();
     let log = written_to(Stuck(stuck), Arc::clone(&metrics));
-    // The writer holds at most one full queue while it is stuck, and as much again is queued behind it.
-    for _ in 0..2 * CAPACITY + 10 {
-        log.push(Arc::new(record()));
+    let (pen, length) = (log.pen(), line(&AccessLogFormat::Text, &record()).len());
+    for _ in 0..pen::ROOM / length + 10 {
+        pen.write(&record());
     }
-    assert!(metrics.proxy.access_log_dropped.get() >= 10);
+    assert_eq!(metrics.proxy.access_log_dropped.get(), 10);
+    // Another worker has room of its own.
+    log.pen().write(&record());
+    assert_eq!(metrics.proxy.access_log_dropped.get(), 10);
     log.close(Duration::from_millis(10));
     drop(release);
 }
@@ -171,7 +179,7 @@ fn a_full_queue_drops_and_a_stuck_writer_does_not_hold_the_exit() {
 fn a_disabled_log_wants_nothing() {
     let log = AccessLog::disabled();
     assert!(!log.wants(&record()));
-    log.push(Arc::new(record()));
+    log.pen().write(&record());
 }
 
 #[test]
@@ -250,10 +258,41 @@ fn policy_wins_over_the_command_line_at_run_time() {
     // What is configured is text: it is not written twice.
     let sinks = vec![LogSink::Configured, LogSink::Json, LogSink::Text];
     log.apply(Some(&AccessLogging { sinks, filter: None }));
-    log.push(Arc::new(record()));
+    log.pen().write(&record());
     log.close(PATIENCE);
     let written = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     assert_eq!(written.lines().filter(|line| line.starts_with('{')).count(), 1, "{written}");
     assert_eq!(written.lines().count(), 2, "{written}");
+}
+
+#[test]
+fn lines_of_several_workers_stay_whole_and_a_busy_ring_is_emptied_in_time() {
+    let path = std::env::temp_dir().join(format!("pillion-access-log-many-{}", std::process::id()));
+    let metrics = Metrics::new();
+    let target = Some(AccessLogTarget::File(path.clone()));
+    let log = AccessLog::new(settings(target), Arc::clone(&metrics)).unwrap();
+    let expected = line(&AccessLogFormat::Text, &record());
+    // Several times what a ring has room for, in pieces that leave the writer time.
+    let (rounds, lines) = (16, pen::ROOM / 4 / expected.len());
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let pen = log.pen();
+                for _ in 0..rounds {
+                    for _ in 0..lines {
+                        pen.write(&record());
+                    }
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+            });
+        }
+    });
+    log.close(PATIENCE);
+    let written = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    assert!(written.split_inclusive('\n').all(|line| line == expected));
+    let dropped = usize::try_from(metrics.proxy.access_log_dropped.get()).unwrap();
+    assert_eq!(written.lines().count() + dropped, 3 * rounds * lines);
+    assert!(dropped < lines, "{dropped} lines were dropped although there was time");
 }

@@ -7,20 +7,14 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use rtrb::Consumer;
 use tokio::time::Instant;
 
-use super::{CAPACITY, Record, Rules, format};
-use crate::{
-    config::AccessLogTarget,
-    telemetry::{mailbox::Mailbox, metrics::Metrics},
-};
+use super::pen::Inbox;
+use crate::{config::AccessLogTarget, telemetry::metrics::Metrics};
 
 /// At most one complaint about a failing disk in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-
-/// What is kept of the memory of a flood of lines.
-const KEPT_BYTES: usize = 64 * 1024;
 
 /// Opens what lines are written to.
 pub(super) fn open(target: &AccessLogTarget) -> io::Result<Box<dyn Write + Send>> {
@@ -36,43 +30,42 @@ pub(super) fn open(target: &AccessLogTarget) -> io::Result<Box<dyn Write + Send>
 }
 
 pub(super) struct Writer {
-    mailbox: Arc<Mailbox<Arc<Record>>>,
-    rules: Arc<ArcSwap<Rules>>,
+    inbox: Arc<Inbox>,
+    rings: Vec<Consumer<u8>>,
     sink: Box<dyn Write + Send>,
     metrics: Arc<Metrics>,
     complained: Option<Instant>,
 }
 
 impl Writer {
-    pub(super) fn new(
-        mailbox: Arc<Mailbox<Arc<Record>>>,
-        rules: Arc<ArcSwap<Rules>>,
-        sink: Box<dyn Write + Send>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { mailbox, rules, sink, metrics, complained: None }
+    pub(super) fn new(inbox: Arc<Inbox>, sink: Box<dyn Write + Send>, metrics: Arc<Metrics>) -> Self {
+        Self { inbox, rings: Vec::new(), sink, metrics, complained: None }
     }
 
     /// Writes until the log is closed.
     pub(super) fn run(mut self) {
-        let mut lines = Vec::new();
-        while self.mailbox.wait() {
-            lines.clear();
-            let rules = self.rules.load_full();
-            let mut n = 0;
-            // Bounded, so that a flood is written in pieces and does not grow the buffer without end.
-            while n < CAPACITY as u64
-                && let Some(record) = self.mailbox.take()
-            {
-                for form in &rules.forms {
-                    format::write(form, &record, &mut lines);
-                }
-                n += 1;
+        while self.inbox.wait(&self.rings) {
+            self.rings.append(&mut self.inbox.added());
+            for index in 0..self.rings.len() {
+                self.empty(index);
             }
-            if let Err(error) = self.sink.write_all(&lines).and_then(|()| self.sink.flush()) {
-                self.lost(n, &error);
-            }
-            lines.shrink_to(KEPT_BYTES);
+            // In this order: what a worker wrote before it left is there when it has left.
+            self.rings.retain(|ring| !ring.is_abandoned() || !ring.is_empty());
+        }
+    }
+
+    /// Writes what is in a ring now. What comes meanwhile has to wait for the others.
+    fn empty(&mut self, index: usize) {
+        let Some(ring) = self.rings.get_mut(index) else { return };
+        let Ok(chunk) = ring.read_chunk(ring.slots()) else { return };
+        let (first, second) = chunk.as_slices();
+        let sink = &mut self.sink;
+        let written = sink.write_all(first).and_then(|()| sink.write_all(second)).and_then(|()| sink.flush());
+        let ends = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let n = if written.is_err() { ends(first) + ends(second) } else { 0 };
+        chunk.commit_all();
+        if let Err(error) = written {
+            self.lost(n, &error);
         }
     }
 

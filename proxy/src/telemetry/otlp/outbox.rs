@@ -38,7 +38,10 @@ pub enum Sent {
         rejected: u64,
     },
     /// It may be taken later.
-    Later,
+    Later {
+        /// How long the collector wants to be left alone.
+        after: Option<Duration>,
+    },
     /// It never will be.
     Refused,
 }
@@ -101,11 +104,12 @@ impl Outbox {
                 stats.failed.add(items);
                 self.failing = None;
             }
-            Sent::Later => {
+            Sent::Later { after } => {
                 let failing = self.failing;
                 let wait = failing.map_or(FIRST_WAIT, |failing| (failing.wait * 2).min(LONGEST_WAIT));
                 // Proxies that lost the same collector must not all come back at once.
-                let next = now + wait.mul_f64(rng.f64().mul_add(0.5, 0.5));
+                let own = wait.mul_f64(rng.f64().mul_add(0.5, 0.5));
+                let next = now + after.map_or(own, |after| after.min(PERSISTENCE).max(own));
                 let since = failing.map_or(now, |failing| failing.since);
                 if now.saturating_duration_since(since) < PERSISTENCE {
                     self.failing = Some(Failing { since, wait, next });
@@ -177,7 +181,7 @@ mod tests {
         while stats.failed.get() == 0 {
             tries += 1;
             assert!(tries < 100, "never given up");
-            outbox.sent(Sent::Later, now, &mut rng, &stats);
+            outbox.sent(Sent::Later { after: None }, now, &mut rng, &stats);
             let (_, next) = outbox.first().unwrap();
             let wait = next.unwrap() - now;
             assert!(wait >= FIRST_WAIT / 2 && wait <= LONGEST_WAIT, "{wait:?}");
@@ -192,5 +196,18 @@ mod tests {
         assert_eq!(outbox.first().unwrap().1, None, "a collector that is back is not waited for");
         outbox.sent(Sent::Refused, now, &mut rng, &stats);
         assert_eq!((counts(&stats), outbox.first()), ([2, 0, 4], None));
+    }
+
+    #[test]
+    fn a_collector_that_wants_to_be_left_alone_is() {
+        let (mut outbox, stats) = (Outbox::new(100), ExportStats::default());
+        let (mut rng, now) = (fastrand::Rng::with_seed(1), Instant::now());
+        outbox.push(batch(1, 1), &stats);
+        for (after, least, most) in [(20, 20, 20), (0, 0, 1), (3600, 60, 60)] {
+            let after = Some(Duration::from_secs(after));
+            outbox.sent(Sent::Later { after }, now, &mut rng, &stats);
+            let wait = outbox.first().unwrap().1.unwrap() - now;
+            assert!(wait >= Duration::from_secs(least) && wait <= Duration::from_secs(most), "{wait:?}");
+        }
     }
 }

@@ -22,8 +22,6 @@ const GATHER: Duration = Duration::from_secs(1);
 const BATCH: usize = 512;
 /// Spans that may wait to be sent: those of 8,192 requests with a try each.
 const QUEUE: usize = 16_384;
-/// By custom, collectors take gRPC at this port.
-const GRPC_PORT: u16 = 4317;
 
 /// The `OTEL_*` variables the process was started with.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +42,8 @@ pub struct Target {
     pub gzip: bool,
     /// Certificates to believe it by, in PEM; those of the system when absent.
     pub roots: Option<PathBuf>,
+    /// What the proxy proves itself with, in PEM: certificate and key; nothing when absent.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// How items are gathered.
@@ -114,6 +114,15 @@ impl Environment {
                 }
             },
             roots: self.of_signal(signal, "CERTIFICATE").map(PathBuf::from),
+            client: match (self.of_signal(signal, "CLIENT_CERTIFICATE"), self.of_signal(signal, "CLIENT_KEY"))
+            {
+                (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+                (None, None) => None,
+                (Some(_), None) | (None, Some(_)) => {
+                    tracing::warn!("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY need each other");
+                    None
+                }
+            },
         })
     }
 
@@ -164,11 +173,7 @@ impl Environment {
         };
         let is_plain =
             self.of_signal(signal, "INSECURE").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-        let by_port = || match port(written) {
-            Some(GRPC_PORT) => OtlpProtocol::Grpc,
-            Some(_) | None => OtlpProtocol::HttpProtobuf,
-        };
-        let protocol = self.protocol(signal).unwrap_or_else(by_port);
+        let protocol = self.protocol(signal).unwrap_or_else(|| OtlpProtocol::by_port(written));
         Some((absolute(written, protocol, signal, is_own, is_plain)?, protocol))
     }
 
@@ -192,11 +197,6 @@ impl Environment {
     fn is_set(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
-}
-
-fn port(written: &str) -> Option<u16> {
-    let rest = written.split_once("://").map_or(written, |(_, rest)| rest);
-    rest.split('/').next()?.parse::<http::uri::Authority>().ok()?.port_u16()
 }
 
 /// The whole address. One without a scheme, as gRPC users write it, is secured unless that is waived.

@@ -4,13 +4,18 @@
 //! answers mean that a request may be sent again is for the specification to say
 //! (<https://opentelemetry.io/docs/specs/otlp/#failures>). A transport does nothing by itself and keeps no request.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Buf, BufMut, Bytes};
 use flate2::{Compression, write::GzEncoder};
 use http::{
     HeaderMap, HeaderValue, Request, StatusCode, Uri,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
     uri::PathAndQuery,
 };
 use http_body_util::{BodyExt, Full, Limited};
@@ -23,9 +28,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use pillion_policy::telemetry::OtlpProtocol;
 use prost::Message;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, ConfigBuilder, RootCertStore,
+    client::WantsClientCert,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tonic::{
     Code, Status,
@@ -33,9 +39,10 @@ use tonic::{
     codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
 };
+use tonic_types::StatusExt as _;
 
 use super::{Signal, outbox::Sent, settings::Target};
-use crate::rt::task;
+use crate::rt::{clock, task};
 
 /// Most of an answer that is read.
 const MAX_ANSWER: usize = 64 << 10;
@@ -72,34 +79,43 @@ pub struct Unusable(String);
 #[error("{reason}")]
 pub struct Failure {
     reason: String,
-    may_repeat: bool,
+    sent: Sent,
 }
 
 impl Failure {
     /// It may be taken when it is sent again.
     fn later(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), may_repeat: true }
+        Self { reason: reason.into(), sent: Sent::Later { after: None } }
     }
 
     fn refused(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), may_repeat: false }
+        Self { reason: reason.into(), sent: Sent::Refused }
+    }
+
+    /// It may be taken later, not before that time if one is given.
+    fn not_before(after: Option<Duration>, reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), sent: Sent::Later { after } }
     }
 
     /// What is to be done with the batch.
     pub fn sent(&self) -> Sent {
-        if self.may_repeat { Sent::Later } else { Sent::Refused }
+        self.sent
     }
 }
 
 impl Transport {
-    /// A way to `target`; nothing is connected yet. Fails when the certificates to believe cannot be read.
+    /// A way to `target`; nothing is connected yet. Fails when certificates or keys cannot be read.
     pub fn new(target: Target) -> Result<Self, Unusable> {
         let roots =
             if target.uri.scheme_str() == Some("https") { roots(&target)? } else { RootCertStore::empty() };
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| Unusable(error.to_string()))?;
-        let tls = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+        let config = config.with_root_certificates(roots);
+        let tls = Arc::new(match &target.client {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => proving(config, certificate, key)?,
+        });
         let client = Either::new(target.protocol, &tls);
         Ok(Self { target: Arc::new(target), tls, client })
     }
@@ -172,7 +188,9 @@ impl Transport {
                 StatusCode::TOO_MANY_REQUESTS
                 | StatusCode::BAD_GATEWAY
                 | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT => Failure::later(reason),
+                | StatusCode::GATEWAY_TIMEOUT => {
+                    Failure::not_before(retry_after(response.headers(), clock::now()), reason)
+                }
                 _ => Failure::refused(reason),
             });
         }
@@ -260,11 +278,23 @@ fn refusal(status: &Status) -> Failure {
         | Code::OutOfRange
         | Code::Unavailable
         | Code::DataLoss
-        | Code::ResourceExhausted => Failure::later(reason),
+        | Code::ResourceExhausted => {
+            let told = status.get_details_retry_info();
+            Failure::not_before(told.and_then(|told| told.retry_delay), reason)
+        }
         // The library's word for a connection that was lost.
         Code::Unknown if std::error::Error::source(status).is_some() => Failure::later(chain(status)),
         _ => Failure::refused(reason),
     }
+}
+
+/// When a collector wants to be asked again (RFC 9110, section 10.2.3): in seconds, or as a date.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let told = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = told.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    httpdate::parse_http_date(told).ok()?.duration_since(now).ok()
 }
 
 fn compressed(body: &[u8]) -> Bytes {
@@ -272,6 +302,22 @@ fn compressed(body: &[u8]) -> Bytes {
     // Writing to memory cannot fail.
     let _infallible = encoder.write_all(body);
     encoder.finish().unwrap_or_default().into()
+}
+
+/// Settings by which the proxy proves itself to a collector.
+fn proving(
+    config: ConfigBuilder<ClientConfig, WantsClientCert>,
+    certificate: &Path,
+    key: &Path,
+) -> Result<ClientConfig, Unusable> {
+    let unreadable = |path: &Path, variable: &str, error: &dyn std::fmt::Display| {
+        Unusable(format!("cannot use {} (OTEL_EXPORTER_OTLP_{variable}): {error}", path.display()))
+    };
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let chain: Vec<_> = chain.map_err(|error| unreadable(certificate, "CLIENT_CERTIFICATE", &error))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, "CLIENT_KEY", &error))?;
+    let config = config.with_client_auth_cert(chain, private);
+    config.map_err(|error| unreadable(certificate, "CLIENT_CERTIFICATE", &error))
 }
 
 fn roots(target: &Target) -> Result<RootCertStore, Unusable> {

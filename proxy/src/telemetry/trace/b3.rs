@@ -3,9 +3,7 @@
 //! Trace ids have 64 or 128 bits and keep their length on the way. Both forms can come with a decision alone, and with
 //! ids and none: then the decision is made here.
 
-use http::HeaderMap;
-
-use super::hex;
+use super::{fields::Fields, hex};
 
 /// Trace, span and state in one field.
 pub(super) const SINGLE: &str = "b3";
@@ -48,16 +46,15 @@ pub(super) fn single(value: &[u8]) -> Option<Said> {
 }
 
 /// Reads the form of several fields.
-pub(super) fn multi(headers: &HeaderMap) -> Option<Said> {
-    let field = |name| headers.get(name).map(http::HeaderValue::as_bytes);
-    let sampled = match (field(FLAGS), field(SAMPLED)) {
+pub(super) fn multi(fields: &Fields<'_>) -> Option<Said> {
+    let sampled = match (fields.b3_flags, fields.b3_sampled) {
         (Some(b"1"), _) => Some(true),
         // Old libraries write words.
         (_, Some(b"true")) => Some(true),
         (_, Some(b"false")) => Some(false),
         (_, said) => said.and_then(state),
     };
-    let ids = match (field(TRACE), field(SPAN)) {
+    let ids = match (fields.b3_trace, fields.b3_span) {
         (Some(trace), Some(span)) => Some((trace_id(trace)?, hex::id(span)?)),
         _ => None,
     };

@@ -2,13 +2,7 @@
 
 use std::sync::Arc;
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::KeyValue,
-    resource::v1::Resource,
-    trace::v1::{ResourceSpans, ScopeSpans, Span},
-};
-use prost::Message;
+use opentelemetry_proto::tonic::{common::v1::KeyValue, trace::v1::Span};
 use tokio::sync::watch;
 
 use super::{
@@ -21,9 +15,10 @@ use crate::telemetry::{
     Metrics, Record,
     otlp::{
         Signal, Wanted,
+        bundle::Bundle,
         exporter::{Encoder, Exporter, Flusher},
         outbox::Batch,
-        resource::{Place, resource, scope},
+        resource::{Place, resource},
         settings::Environment,
     },
 };
@@ -32,13 +27,13 @@ use crate::telemetry::{
 #[derive(Debug)]
 pub struct Spans {
     shared: Arc<Shared>,
-    resource: Resource,
     /// What the environment says of sampling.
     sampling: Option<Sampling>,
     /// Attributes every span gets.
     tags: Vec<KeyValue>,
-    added: Vec<Span>,
-    bytes: usize,
+    /// The spans of one record, for a moment.
+    told: Vec<Span>,
+    bundle: Bundle,
 }
 
 /// A tracer, what exports its spans, and what has it do so at once.
@@ -53,11 +48,10 @@ pub fn new(
     let feed = Arc::clone(&shared.feed);
     let encoder = Spans {
         shared,
-        resource: resource(place, environment),
         sampling: sampling(environment),
         tags: Vec::new(),
-        added: Vec::new(),
-        bytes: 0,
+        told: Vec::new(),
+        bundle: Bundle::new(&resource(place, environment)),
     };
     let (exporter, flusher) = Exporter::new(encoder, feed, Arc::clone(environment), wanted, rng);
     (tracer, exporter, flusher)
@@ -93,28 +87,17 @@ impl Encoder for Spans {
     }
 
     fn add(&mut self, record: &Arc<Record>) {
-        let known = self.added.len();
-        spans::tell(record, &self.tags, &mut self.added);
-        let told = self.added.get(known..).unwrap_or_default();
-        self.bytes += told.iter().map(Message::encoded_len).sum::<usize>();
+        spans::tell(record, &self.tags, &mut self.told);
+        for span in self.told.drain(..) {
+            self.bundle.add(&span);
+        }
     }
 
     fn size(&self) -> (usize, usize) {
-        (self.added.len(), self.bytes)
+        self.bundle.size()
     }
 
     fn finish(&mut self) -> Option<Batch> {
-        self.bytes = 0;
-        // Taken whole: an idle exporter keeps no memory.
-        let spans = std::mem::take(&mut self.added);
-        let items = u64::try_from(spans.len()).ok().filter(|items| *items > 0)?;
-        let of_scope = ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() };
-        let of_resource = ResourceSpans {
-            resource: Some(self.resource.clone()),
-            scope_spans: vec![of_scope],
-            ..ResourceSpans::default()
-        };
-        let request = ExportTraceServiceRequest { resource_spans: vec![of_resource] };
-        Some(Batch { body: request.encode_to_vec().into(), items })
+        self.bundle.finish()
     }
 }

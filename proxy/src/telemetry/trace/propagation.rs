@@ -7,10 +7,15 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{SpanContext, b3, census, sampling::Sampling, w3c};
+use super::{
+    SpanContext, b3, census,
+    fields::{self, Fields},
+    sampling::Sampling,
+    w3c,
+};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const TRACEPARENT: HeaderName = HeaderName::from_static(fields::TRACEPARENT);
+const TRACESTATE: HeaderName = HeaderName::from_static(fields::TRACESTATE);
 const B3: HeaderName = HeaderName::from_static(b3::SINGLE);
 const B3_TRACE: HeaderName = HeaderName::from_static(b3::TRACE);
 const B3_SPAN: HeaderName = HeaderName::from_static(b3::SPAN);
@@ -32,7 +37,7 @@ struct Incoming {
 
 /// The place a request has in a trace of which the proxy is no part; nothing is changed. `None` when it has none.
 pub fn read(headers: &HeaderMap) -> Option<SpanContext> {
-    let incoming = find(headers);
+    let incoming = find(&Fields::of(headers));
     let (trace_id, span_id) = incoming.ids?;
     let sampled = incoming.sampled.unwrap_or(false);
     Some(SpanContext { trace_id, span_id: [0; 8], parent: Some(span_id), sampled })
@@ -45,26 +50,28 @@ pub fn enter(
     rng: &mut fastrand::Rng,
     mut mint: impl FnMut(&[u8]) -> HeaderValue,
 ) -> SpanContext {
-    let incoming = find(headers);
+    let fields = Fields::of(headers);
+    let (incoming, has_state) = (find(&fields), fields.tracestate.is_some());
+    let (single, multi, grpc) = (fields.b3.is_some(), fields.b3_trace.is_some(), fields.grpc.is_some());
     let (trace_id, parent) = match incoming.ids {
         Some((trace_id, span_id)) => (trace_id, Some(span_id)),
         None => (trace_id(rng), None),
     };
     let sampled = sampling.decides(incoming.sampled, trace_id);
     let context = SpanContext { trace_id, span_id: span_id(rng), parent, sampled };
-    if !incoming.is_w3c {
+    if has_state && !incoming.is_w3c {
         headers.remove(TRACESTATE);
     }
     headers.insert(TRACEPARENT, mint(&w3c::write(&context, incoming.flags)));
     let state = if sampled { b'1' } else { b'0' };
     // Only what came in 64 bits can go on so.
     let is_short = |came: &HeaderValue| b3::is_short(came.as_bytes()) && trace_id.starts_with(&[0; 8]);
-    if let Some(field) = headers.get_mut(B3) {
+    if single && let Some(field) = headers.get_mut(B3) {
         let state = if sampled && b3::is_debug(field.as_bytes()) { b'd' } else { state };
         let text = b3::write_single(&trace_id, is_short(field), context.span_id, state);
         *field = mint(text.as_bytes());
     }
-    if let Some(field) = headers.get_mut(B3_TRACE) {
+    if multi && let Some(field) = headers.get_mut(B3_TRACE) {
         let text = b3::write_trace(&trace_id, is_short(field));
         *field = mint(text.as_bytes());
         headers.insert(B3_SPAN, mint(b3::write_span(context.span_id).as_bytes()));
@@ -73,7 +80,7 @@ pub fn enter(
             headers.insert(B3_SAMPLED, mint(&[state]));
         }
     }
-    if let Some(field) = headers.get_mut(GRPC) {
+    if grpc && let Some(field) = headers.get_mut(GRPC) {
         *field = mint(&census::write(&context, context.span_id));
     }
     context
@@ -87,21 +94,17 @@ pub fn hand_over(
     span_id: [u8; 8],
     mut mint: impl FnMut(&[u8]) -> HeaderValue,
 ) {
-    if let Some(value) = headers.get_mut(TRACEPARENT)
-        && let Some(text) = w3c::with_span(value.as_bytes(), span_id)
-    {
-        *value = mint(&text);
-    }
-    if let Some(value) = headers.get_mut(B3)
-        && let Some(text) = b3::with_span(value.as_bytes(), span_id)
-    {
-        *value = mint(text.as_bytes());
-    }
-    if let Some(value) = headers.get_mut(B3_SPAN) {
-        *value = mint(b3::write_span(span_id).as_bytes());
-    }
-    if let Some(value) = headers.get_mut(GRPC) {
-        *value = mint(&census::write(context, span_id));
+    for (name, value) in headers.iter_mut() {
+        let minted = match name.as_str() {
+            fields::TRACEPARENT => w3c::with_span(value.as_bytes(), span_id).map(|text| mint(&text)),
+            b3::SINGLE => b3::with_span(value.as_bytes(), span_id).map(|text| mint(text.as_bytes())),
+            b3::SPAN => Some(mint(b3::write_span(span_id).as_bytes())),
+            census::NAME => Some(mint(&census::write(context, span_id))),
+            _ => None,
+        };
+        if let Some(minted) = minted {
+            *value = minted;
+        }
     }
 }
 
@@ -116,25 +119,22 @@ fn trace_id(rng: &mut fastrand::Rng) -> [u8; 16] {
 
 /// What the caller says. A form that cannot be read is as good as absent, but a decision that comes without ids holds
 /// for the trace that begins here.
-fn find(headers: &HeaderMap) -> Incoming {
+fn find(fields: &Fields<'_>) -> Incoming {
     let of = |parent: w3c::Parent, is_w3c| Incoming {
         ids: Some((parent.trace_id, parent.span_id)),
         sampled: Some(parent.is_sampled()),
         flags: if is_w3c { parent.flags } else { 0 },
         is_w3c,
     };
-    let mut contexts = headers.get_all(TRACEPARENT).iter();
-    if let (Some(value), None) = (contexts.next(), contexts.next())
-        && let Some(parent) = w3c::read(value.as_bytes())
-    {
+    if let Some(parent) = fields.traceparent.filter(|_| !fields.is_ambiguous).and_then(w3c::read) {
         return of(parent, true);
     }
-    let single = headers.get(B3).and_then(|value| b3::single(value.as_bytes()));
-    let said = single.or_else(|| b3::multi(headers)).unwrap_or_default();
+    let single = fields.b3.and_then(b3::single);
+    let said = single.or_else(|| b3::multi(fields)).unwrap_or_default();
     if said.ids.is_some() {
         return Incoming { ids: said.ids, sampled: said.sampled, ..Incoming::default() };
     }
-    if let Some(parent) = headers.get(GRPC).and_then(|value| census::read(value.as_bytes())) {
+    if let Some(parent) = fields.grpc.and_then(census::read) {
         return of(parent, false);
     }
     Incoming { sampled: said.sampled, ..Incoming::default() }

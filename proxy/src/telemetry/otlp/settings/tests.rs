@@ -89,6 +89,8 @@ fn what_requests_carry_and_how() {
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/certs/ca.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/certs/own.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/certs/own.key"),
     ]);
     let carried: Vec<_> =
         full.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
@@ -96,13 +98,15 @@ fn what_requests_carry_and_how() {
     assert!(!format!("{full:?}").contains("ecret"), "what may be secret is printed");
     assert_eq!((full.timeout, full.gzip), (Duration::from_millis(2500), true));
     assert_eq!(full.roots, Some("/certs/ca.pem".into()));
+    assert_eq!(full.client, Some(("/certs/own.pem".into(), "/certs/own.key".into())));
     let odd = target(&[
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "c=d"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/certs/own.pem"),
     ]);
-    assert_eq!((odd.timeout, odd.gzip, odd.headers.len()), (TIMEOUT, false, 1));
+    assert_eq!((odd.timeout, odd.gzip, odd.headers.len(), odd.client), (TIMEOUT, false, 1, None));
 }
 
 #[test]

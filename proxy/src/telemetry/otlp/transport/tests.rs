@@ -6,14 +6,16 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
 use rcgen::{CertificateParams, SanType};
+use rustls::server::WebPkiClientVerifier;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
 };
 use tokio_rustls::TlsAcceptor;
+use tonic_types::ErrorDetails;
 
 use super::*;
-use crate::tls::testing::Authority;
+use crate::tls::testing::{Authority, workload};
 
 /// A collector that answers each request with the same.
 struct Collector {
@@ -27,9 +29,14 @@ struct Answer {
     grpc_status: Option<&'static str>,
     rejected: i64,
     is_silent: bool,
+    /// Seconds, in the way of the protocol.
+    retry_after: Option<u64>,
 }
 
-const FINE: Answer = Answer { status: 200, grpc_status: None, rejected: 0, is_silent: false };
+const FINE: Answer =
+    Answer { status: 200, grpc_status: None, rejected: 0, is_silent: false, retry_after: None };
+
+const LATER: Sent = Sent::Later { after: None };
 
 impl Collector {
     async fn start(answer: Answer, tls: Option<TlsAcceptor>) -> Self {
@@ -62,6 +69,7 @@ impl Collector {
             timeout: Duration::from_secs(20),
             gzip: false,
             roots: None,
+            client: None,
         }
     }
 }
@@ -92,12 +100,20 @@ async fn respond(
     let content = if is_grpc {
         response = response.header(CONTENT_TYPE, "application/grpc");
         if let Some(status) = answer.grpc_status {
-            response = response.header("grpc-status", status);
+            let details = answer.retry_after.map(Duration::from_secs);
+            let details = ErrorDetails::with_retry_info(details);
+            let status = Status::with_error_details(Code::from_bytes(status.as_bytes()), "", details);
+            for (name, value) in status.into_http::<()>().headers() {
+                response = response.header(name, value);
+            }
         }
         let mut framed = vec![0, 0, 0, 0, u8::try_from(message.len()).unwrap()];
         framed.extend(message);
         framed
     } else {
+        if let Some(seconds) = answer.retry_after {
+            response = response.header(RETRY_AFTER, seconds);
+        }
         message
     };
     let mut trailers = HeaderMap::new();
@@ -128,10 +144,10 @@ async fn answers_over_http_say_whether_it_is_worth_another_try() {
         (401, 0, Err(Sent::Refused)),
         (404, 0, Err(Sent::Refused)),
         (500, 0, Err(Sent::Refused)),
-        (429, 0, Err(Sent::Later)),
-        (502, 0, Err(Sent::Later)),
-        (503, 0, Err(Sent::Later)),
-        (504, 0, Err(Sent::Later)),
+        (429, 0, Err(LATER)),
+        (502, 0, Err(LATER)),
+        (503, 0, Err(LATER)),
+        (504, 0, Err(LATER)),
     ] {
         let collector = Collector::start(Answer { status, rejected, ..FINE }, None).await;
         assert_eq!(sent(collector.target(OtlpProtocol::HttpProtobuf)).await, expected, "{status}");
@@ -146,12 +162,34 @@ async fn answers_over_grpc_say_whether_it_is_worth_another_try() {
         (Some("3"), 0, Err(Sent::Refused)),
         (Some("12"), 0, Err(Sent::Refused)),
         (Some("16"), 0, Err(Sent::Refused)),
-        (Some("4"), 0, Err(Sent::Later)),
-        (Some("8"), 0, Err(Sent::Later)),
-        (Some("14"), 0, Err(Sent::Later)),
+        (Some("4"), 0, Err(LATER)),
+        (Some("8"), 0, Err(LATER)),
+        (Some("14"), 0, Err(LATER)),
     ] {
         let collector = Collector::start(Answer { grpc_status, rejected, ..FINE }, None).await;
         assert_eq!(sent(collector.target(OtlpProtocol::Grpc)).await, expected, "{grpc_status:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_says_when_it_wants_to_be_asked_again() {
+    let after = Some(Duration::from_secs(7));
+    let answer = Answer { status: 503, retry_after: Some(7), ..FINE };
+    let collector = Collector::start(answer, None).await;
+    assert_eq!(sent(collector.target(OtlpProtocol::HttpProtobuf)).await, Err(Sent::Later { after }));
+    let answer = Answer { grpc_status: Some("8"), retry_after: Some(7), ..FINE };
+    let collector = Collector::start(answer, None).await;
+    assert_eq!(sent(collector.target(OtlpProtocol::Grpc)).await, Err(Sent::Later { after }));
+    let now = httpdate::parse_http_date("Sat, 21 Nov 2026 00:00:00 GMT").unwrap();
+    for (value, expected) in [
+        ("120", Some(120)),
+        ("Sat, 21 Nov 2026 00:01:00 GMT", Some(60)),
+        ("Fri, 20 Nov 2026 00:00:00 GMT", None),
+        ("soon", None),
+        ("-1", None),
+    ] {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
+        assert_eq!(retry_after(&headers, now), expected.map(Duration::from_secs), "{value}");
     }
 }
 
@@ -160,18 +198,21 @@ async fn nobody_there_and_silence_are_for_later() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let silent = Collector::start(Answer { is_silent: true, ..FINE }, None).await;
     for protocol in [OtlpProtocol::Grpc, OtlpProtocol::HttpProtobuf] {
-        assert_eq!(sent(Collector { address: closed }.target(protocol)).await, Err(Sent::Later));
+        assert_eq!(sent(Collector { address: closed }.target(protocol)).await, Err(LATER));
         let target = Target { timeout: Duration::from_millis(100), ..silent.target(protocol) };
-        assert_eq!(sent(target).await, Err(Sent::Later));
+        assert_eq!(sent(target).await, Err(LATER));
     }
 }
 
 fn pem(directory: &Path, name: &str, authority: &Authority) -> std::path::PathBuf {
     let path = directory.join(name);
-    let text = STANDARD.encode(&authority.certificate);
-    std::fs::write(&path, format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"))
-        .unwrap();
+    std::fs::write(&path, armoured("CERTIFICATE", &authority.certificate)).unwrap();
     path
+}
+
+/// Bytes as PEM.
+fn armoured(kind: &str, bytes: &[u8]) -> String {
+    format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(bytes))
 }
 
 #[tokio::test]
@@ -195,12 +236,49 @@ async fn a_collector_is_believed_by_the_certificates_it_is_to_be_believed_by() {
         let uri: Uri = plain.uri.to_string().replace("http://", "https://").parse().unwrap();
         let with = |roots: &Path| Target { uri: uri.clone(), roots: Some(roots.to_owned()), ..plain.clone() };
         assert_eq!(sent(with(&good)).await, Ok(0), "{protocol:?}");
-        assert_eq!(sent(with(&bad)).await, Err(Sent::Later), "{protocol:?}");
+        assert_eq!(sent(with(&bad)).await, Err(LATER), "{protocol:?}");
         let empty = directory.path().join("empty");
         std::fs::write(&empty, "nothing").unwrap();
         assert!(Transport::new(with(&empty)).is_err());
         let error = Transport::new(with(&directory.path().join("absent"))).unwrap_err().to_string();
         assert!(error.contains("absent") && error.contains("OTEL_EXPORTER_OTLP_CERTIFICATE"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_asks_for_it_is_shown_a_certificate() {
+    let ours = Authority::new("ours");
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::IpAddress("127.0.0.1".parse().unwrap())];
+    let (certificate, key) = ours.sign(&params);
+    let mut roots = RootCertStore::empty();
+    roots.add(ours.certificate.clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let collector = Collector::start(FINE, Some(TlsAcceptor::from(Arc::new(config)))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let root = pem(directory.path(), "root", &ours);
+    let (own, private) = (directory.path().join("own"), directory.path().join("private"));
+    let (certificate, key) = ours.sign(&workload("spiffe://cluster.local/ns/default/sa/caller"));
+    std::fs::write(&own, armoured("CERTIFICATE", &certificate)).unwrap();
+    std::fs::write(&private, armoured("PRIVATE KEY", key.secret_der())).unwrap();
+    for protocol in [OtlpProtocol::Grpc, OtlpProtocol::HttpProtobuf] {
+        let plain = collector.target(protocol);
+        let uri: Uri = plain.uri.to_string().replace("http://", "https://").parse().unwrap();
+        let anonymous = Target { uri, roots: Some(root.clone()), ..plain };
+        let proving =
+            |key: &Path| Target { client: Some((own.clone(), key.to_owned())), ..anonymous.clone() };
+        assert_eq!(sent(proving(&private)).await, Ok(0), "{protocol:?}");
+        let error = Transport::new(proving(&own)).unwrap_err().to_string();
+        assert!(error.contains("OTEL_EXPORTER_OTLP_CLIENT_KEY"), "{error}");
+        assert_eq!(sent(anonymous).await, Err(LATER), "{protocol:?}");
     }
 }
 
