@@ -294,7 +294,7 @@ impl Record {
 
     /// Its trace, in hexadecimal.
     pub fn trace_id(&self) -> Option<String> {
-        self.trace.map(|trace| format!("{:032x}", u128::from_be_bytes(trace.trace_id)))
+        self.trace.map(|trace| String::from_utf8_lossy(&trace.trace_id_text()).into_owned())
     }
 
     /// The host the request was for.

@@ -39,4 +39,11 @@ impl SpanContext {
     pub fn is_own(&self) -> bool {
         self.span_id != [0; 8]
     }
+
+    /// The id of the trace as everybody writes it, in lower-case hexadecimal.
+    pub fn trace_id_text(&self) -> [u8; 32] {
+        let mut text = [b'0'; 32];
+        hex::write(&self.trace_id, &mut text);
+        text
+    }
 }

@@ -89,12 +89,6 @@ pub(super) fn are_plain(bytes: &[u8]) -> bool {
     bytes.iter().fold(!bytes.is_empty(), |all, byte| all & is_plain(*byte))
 }
 
-/// Bytes in lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8], line: &mut Vec<u8>) {
-    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
-    line.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,13 +130,6 @@ mod tests {
         {
             assert_eq!(version(known), format!("{known:?}"));
         }
-    }
-
-    #[test]
-    fn ids_are_hexadecimal() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        let expected: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(appended(|line| hex(&bytes, line)), expected);
     }
 
     #[test]

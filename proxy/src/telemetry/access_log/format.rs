@@ -159,7 +159,7 @@ pub(super) fn text(record: &Record, line: &mut Vec<u8>) {
     field(" source_principal=", record.source.as_ref().map(|identity| identity.uri()), line);
     field(" destination_principal=", record.destination.as_ref().map(|identity| identity.uri()), line);
     field(" id=", request_id.as_deref(), line);
-    value(" trace=", record.trace, |trace, line| append::hex(&trace.trace_id, line), line);
+    value(" trace=", record.trace, |trace, line| line.extend_from_slice(&trace.trace_id_text()), line);
     value(" grpc_status=", outcome.grpc_status, append::number, line);
     let waits = record.waits();
     for (name, wait) in [

@@ -94,7 +94,7 @@ fn of_field(field: Field, record: &Record, line: &mut Vec<u8>) {
         Field::DownstreamPeerUriSan => record.source.as_ref().map(|identity| identity.uri()),
         Field::UpstreamPeerUriSan => record.destination.as_ref().map(|identity| identity.uri()),
         Field::TraceId => {
-            given(record.trace.map(|trace| trace.trace_id), |id, line| append::hex(&id, line), line)
+            given(record.trace, |trace, line| line.extend_from_slice(&trace.trace_id_text()), line)
         }
         Field::Direction => Some(record.direction.as_str()),
         Field::Attempts => {

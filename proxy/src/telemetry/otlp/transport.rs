@@ -106,13 +106,13 @@ impl Failure {
 impl Transport {
     /// A way to `target`; nothing is connected yet. Fails when certificates or keys cannot be read.
     pub fn new(target: Target) -> Result<Self, Unusable> {
-        let roots =
-            if target.uri.scheme_str() == Some("https") { roots(&target)? } else { RootCertStore::empty() };
+        let is_secured = target.uri.scheme_str() == Some("https");
+        let roots = if is_secured { roots(&target)? } else { RootCertStore::empty() };
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| Unusable(error.to_string()))?;
         let config = config.with_root_certificates(roots);
-        let tls = Arc::new(match &target.client {
+        let tls = Arc::new(match target.client.as_ref().filter(|_| is_secured) {
             None => config.with_no_client_auth(),
             Some((certificate, key)) => proving(config, certificate, key)?,
         });
