@@ -2,9 +2,9 @@
 //!
 //! A caller is let in by the policy of the moment. When that changes, [`Guests::review`] holds everybody who is inside
 //! against the new one: a connection that would be denied whatever was asked on it is broken off, and so is a request
-//! that would be denied now; a connection in plain text is, at a port that takes no more of it. Every request is kept in sight, also where there is no
-//! policy yet, but only by what costs nothing to keep: method, target, host and token. What its header fields said is not
-//! kept, so that no request is broken off for those.
+//! that would be denied now; a connection in plain text is, at a port that takes no more of it. Every request is kept in
+//! sight, also where there is no policy yet, but only by what costs nothing to keep: method, target, host and token. What
+//! its header fields said is not kept, so that no request is broken off for those.
 //!
 //! All this belongs to one worker. Whoever is to be told waits for it in its own task; nothing is spawned or locked.
 
@@ -134,9 +134,10 @@ impl Guest {
         }
     }
 
-    /// Keeps a request in sight until the stay is dropped.
+    /// Keeps a request in sight until the stay is dropped. On a connection that is broken off it is broken off at once.
     pub fn stay(self: &Rc<Self>, visit: Visit) -> Stay {
-        let place = self.stays.borrow_mut().enter(Inside { visit, end: End::default() });
+        let end = End { has_come: Cell::new(self.is_broken_off()), waiting: RefCell::default() };
+        let place = self.stays.borrow_mut().enter(Inside { visit, end });
         Stay { guest: Rc::clone(self), place }
     }
 

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, StatusCode};
 use http_body_util::BodyExt;
 use pillion_policy::authorization::{Action, Choice, Condition, Operation, Rule, Source};
 use pillion_tests::guarded::{Guarded, Rules, paths, policy_of, texts};
-use pillion_tests::{Mesh, Wire, address, eventually, task};
+use pillion_tests::{Client, Mesh, Reply, Wire, address, eventually, task};
 use tokio::time::timeout;
 
 /// Within which a new policy must hold for what is under way.
@@ -174,4 +174,39 @@ async fn a_deny_holds_for_what_is_under_way_between_sidecars() -> Result<()> {
         assert_eq!(line.cause.as_deref(), Some("broken off: a new policy denies access"));
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_deny_is_told_and_never_a_lost_connection() -> Result<()> {
+    let mut mesh = Mesh::secure(&[])?;
+    let (_app, _server) = mesh.serve_meshed("app", "v1").await?;
+    let (_caller, client) = mesh.caller().await?;
+    client.get("http://app/").send().await?.expect(200)?;
+    for round in 0..4 {
+        let callers: Vec<_> = (0..8).map(|_| task::spawn(until_refused(client.clone()))).collect();
+        client.get("http://app/").send().await?.expect(200)?;
+        mesh.policy.deny("no-caller", "caller")?;
+        for caller in callers {
+            let refused = timeout(SOON, caller.join()).await.context("nobody is refused")??;
+            let refused = refused?;
+            // What has its response head at that moment may be reset in the middle of it.
+            ensure!(["AUTHZ", "UR"].contains(&refused.flag()), "round {round}: {refused:?}");
+        }
+        mesh.policy.delete("authorization-no-caller")?;
+        eventually("they are let in again", || async {
+            client.get("http://app/").send().await?.expect(200).map(drop)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Asks until the answer is not 200.
+async fn until_refused(client: Client) -> Result<Reply> {
+    loop {
+        let reply = client.get("http://app/").send().await?;
+        if reply.status != StatusCode::OK {
+            return Ok(reply);
+        }
+    }
 }

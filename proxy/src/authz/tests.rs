@@ -48,6 +48,7 @@ async fn a_peer_that_is_denied_loses_its_connection_and_nobody_else_does() {
     assert_eq!(broken_off, BrokenOff { connections: 1, requests: 0 });
     waiting.await;
     assert!(stay.is_broken_off(), "what is on the connection goes with it");
+    assert!(bad.stay(visit("/")).is_broken_off(), "so does what comes later");
     assert!(!good.is_broken_off() && !plain.is_broken_off());
     assert_eq!(guests.review(&deny(account("bad")), |_| false), BrokenOff::default(), "once is enough");
 }

@@ -34,13 +34,15 @@ impl Exchange {
         };
         match (judged, &self.downstream.guest) {
             (Ok(token), Some(guest)) => {
-                self.finish.stay = Some(guest.stay(Visit {
+                let stay = guest.stay(Visit {
                     method: request.method().clone(),
                     uri: request.uri().clone(),
                     authority: self.asked().map(|asked| asked.value().clone()),
                     token,
-                }));
-                Ok(self)
+                });
+                let is_late = stay.is_broken_off();
+                self.finish.stay = Some(stay);
+                if is_late { Err(self.refuse(&ProxyError::Denied { policy: None })) } else { Ok(self) }
             }
             (Ok(_), None) => Ok(self),
             (Err(error), _) => {
@@ -86,8 +88,8 @@ impl Exchange {
         let grpc = self.finish.grpc;
         tokio::select! {
             biased;
-            response = self.direct(upstream, request) => response,
             () = broken_off => super::respond::error(&ProxyError::Denied { policy: None }, grpc),
+            response = self.direct(upstream, request) => response,
         }
     }
 

@@ -324,6 +324,7 @@ impl Watched {
     }
 
     fn complete(&mut self) {
+        self.finish.stay = None;
         if let Some(hold) = self.hold.take() {
             let (status, grpc_status) = (self.finish.status, self.finish.grpc_status);
             self.finish.ejected(hold.complete(Outcome::Answered { status, grpc_status }));
@@ -339,6 +340,15 @@ impl Watched {
         {
             self.finish.grpc_status = headers::grpc_status(trailers).or(self.finish.grpc_status);
         }
+    }
+
+    /// Whether a new policy is against what is not complete yet.
+    fn is_denied<T>(&self, polled: &Poll<Option<T>>, cx: &mut Context<'_>) -> bool {
+        self.finish.stay.as_ref().is_some_and(|stay| match polled {
+            Poll::Pending => stay.poll_broken_off(cx).is_ready(),
+            Poll::Ready(Some(_)) => stay.is_broken_off() && !http_body::Body::is_end_stream(&self.body),
+            Poll::Ready(None) => false,
+        })
     }
 
     fn break_off(&mut self, flag: Flag, outcome: Outcome) {
@@ -365,12 +375,12 @@ impl http_body::Body for Watched {
         if let Some(hold) = &mut this.hold {
             hold.poll_request(cx);
         }
-        if this.finish.stay.as_ref().is_some_and(|stay| stay.poll_broken_off(cx).is_ready()) {
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if this.is_denied(&polled, cx) {
             // What policy does says nothing about the endpoint.
             this.break_off(Flag::Authz, Outcome::Cancelled);
             return Poll::Ready(Some(Err(BodyError::Denied)));
         }
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 this.observe(frame);

@@ -13,6 +13,7 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
+use tokio::time::sleep;
 
 use super::downstream::Downstream;
 use crate::{
@@ -33,7 +34,13 @@ const MAX_STREAMS: u32 = 256;
 /// not read stops the requests meant for it and no others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 
+/// How long a connection that is broken off may take to say so to its client.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// Serves a connection in the version it was found to speak. What is no HTTP at all gets an HTTP/1 refusal.
+///
+/// A connection that a new policy is against ends gracefully, for what the client may just be sending is to be refused
+/// with the reason, not to vanish. Nothing on it is let in any more, and it does not last beyond [`PARTING`].
 pub async fn connection<F, R>(io: Io, http2: bool, downstream: &Rc<Downstream>, handle: F)
 where
     F: Fn(Request<Incoming>) -> R,
@@ -46,12 +53,15 @@ where
             http1(io, downstream, handle).await;
         }
     };
+    let overdue = async {
+        downstream.broken_off().await;
+        tracing::info!(peer = %downstream.peer, "connection broken off: a new policy denies access");
+        sleep(PARTING).await;
+    };
     tokio::select! {
         biased;
         () = serving => {}
-        () = downstream.broken_off() => {
-            tracing::info!(peer = %downstream.peer, "connection broken off: a new policy denies access");
-        }
+        () = overdue => {}
     }
 }
 
@@ -75,6 +85,7 @@ where
         biased;
         ended = connection.as_mut() => return end(downstream, ended),
         () = worker.drain.closed() => connection.as_mut().graceful_shutdown(),
+        () = downstream.broken_off() => connection.as_mut().graceful_shutdown(),
         () = downstream.idle() => {
             if !downstream.has_served() {
                 silent(downstream);
@@ -113,6 +124,7 @@ where
         biased;
         ended = connection.as_mut() => return log_end(ended),
         () = worker.drain.draining() => connection.as_mut().graceful_shutdown(),
+        () = downstream.broken_off() => connection.as_mut().graceful_shutdown(),
         () = downstream.idle() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {

@@ -1,10 +1,11 @@
 //! `cargo xtask check`: the house rules, each step a function that returns what is wrong.
 //!
 //! All steps run even when one fails, so that one run shows everything. The rules that read text
-//! (floors, sizes, names, words) are pure functions over file contents and are tested on text
+//! (floors, layout, sizes, names, words) are pure functions over file contents and are tested on text
 //! that breaks them.
 
 mod floors;
+mod layout;
 mod manifests;
 mod naming;
 mod sizes;
@@ -24,6 +25,7 @@ type Step = (&'static str, fn(&Workspace) -> Result<Problems>);
 
 const STEPS: &[Step] = &[
     ("floors", |workspace| Ok(floors::check(&workspace.sources()?))),
+    ("layout", |workspace| Ok(layout::check(&workspace.sources()?))),
     ("manifests", |workspace| Ok(manifests::check(workspace.packages(), &workspace.built()?))),
     ("sizes", |workspace| Ok(sizes::check(&workspace.sources()?))),
     ("names", |workspace| Ok(naming::check(&workspace.sources()?))),

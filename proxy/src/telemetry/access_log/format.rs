@@ -88,7 +88,7 @@ pub(super) fn fields(record: &Record) -> serde_json::Value {
 
 /// Hands the fields of a line to whoever writes them.
 fn told<T>(record: &Record, write: impl FnOnce(&Json<'_>) -> T) -> T {
-    let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
+    let request_id = record.request_id();
     let (outcome, waits, start) = (&record.outcome, record.waits(), Rfc3339(record.start).text());
     write(&Json {
         start_time: str::from_utf8(&start).unwrap_or_default(),
@@ -145,7 +145,6 @@ pub(super) fn text(record: &Record, line: &mut Vec<u8>) {
     }
     line.push(b' ');
     append::millis(outcome.duration, line);
-    let request_id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
     field(" direction=", Some(record.direction.as_str()), line);
     field(" authority=", record.authority(), line);
     field(" route=", record.route.as_deref(), line);
@@ -158,7 +157,7 @@ pub(super) fn text(record: &Record, line: &mut Vec<u8>) {
     value(" peer=", record.downstream_peer, append::address, line);
     field(" source_principal=", record.source.as_ref().map(|identity| identity.uri()), line);
     field(" destination_principal=", record.destination.as_ref().map(|identity| identity.uri()), line);
-    field(" id=", request_id.as_deref(), line);
+    field(" id=", record.request_id().as_deref(), line);
     value(" trace=", record.trace, |trace, line| line.extend_from_slice(&trace.trace_id_text()), line);
     value(" grpc_status=", outcome.grpc_status, append::number, line);
     let waits = record.waits();

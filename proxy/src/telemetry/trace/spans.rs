@@ -145,7 +145,7 @@ fn answered(record: &Record, attributes: &mut Vec<KeyValue>) {
 
 /// What the proxy knows about it.
 fn known(record: &Record, attributes: &mut Vec<KeyValue>) {
-    let id = record.request_id.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes()));
+    let id = record.request_id();
     for (name, value) in [
         ("pillion.direction", Some(record.direction.as_str())),
         ("pillion.request_id", id.as_deref()),
