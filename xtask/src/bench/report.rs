@@ -132,7 +132,7 @@ fn document(results: &Results, repeat: u32, seconds: u32) -> Value {
     })
 }
 
-fn machine() -> String {
+pub(super) fn machine() -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let n_cpus = std::thread::available_parallelism().map_or(0, usize::from);
@@ -143,7 +143,7 @@ fn show(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+pub(super) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let upper = *sorted.get(sorted.len() / 2)?;
