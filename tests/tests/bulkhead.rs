@@ -104,7 +104,8 @@ async fn a_frozen_destination_does_not_slow_another() -> Result<()> {
     frozen.app()?.faults().fail(Failure::Hang);
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     let mut logged = 0;
-    // Turn by turn, so that whatever else the machine does falls on both; the median slice of each counts.
+    // Turn by turn, so that whatever else the machine does falls on both. It can only add to a slice; the frozen one, if it
+    // did, would add to each: the best of either sort counts.
     for turn in 0..10 {
         let callers = (turn % 2 == 1).then(|| {
             // More than may run and wait.
@@ -139,7 +140,7 @@ async fn a_frozen_destination_does_not_slow_another() -> Result<()> {
         let p99 = quantile(slice, 99)?;
         if turn % 2 == 1 { beside.push(p99) } else { alone.push(p99) }
     }
-    let (alone, beside) = (quantile(alone, 50)?, quantile(beside, 50)?);
+    let (alone, beside) = (quantile(alone, 0)?, quantile(beside, 0)?);
     ensure!(beside < alone * 1.1, "{alone} ms alone, {beside} ms beside a frozen destination");
     Ok(())
 }
