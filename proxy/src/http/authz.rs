@@ -32,24 +32,27 @@ impl Exchange {
             Some(own) => self.judge(own, request).await,
             None => Ok(None),
         };
-        match (judged, &self.downstream.guest) {
-            (Ok(token), Some(guest)) => {
-                let stay = guest.stay(Visit {
-                    method: request.method().clone(),
-                    uri: request.uri().clone(),
-                    authority: self.asked().map(|asked| asked.value().clone()),
-                    token,
-                });
-                let is_late = stay.is_broken_off();
-                self.finish.stay = Some(stay);
-                if is_late { Err(self.refuse(&ProxyError::Denied { policy: None })) } else { Ok(self) }
-            }
-            (Ok(_), None) => Ok(self),
-            (Err(error), _) => {
+        match judged.and_then(|token| self.enter(token, request)) {
+            Ok(()) => Ok(self),
+            Err(error) => {
                 self.finish.stats = Some(Arc::clone(upstream.requests()));
                 Err(self.refuse(&error))
             }
         }
+    }
+
+    /// Keeps a request that is let in where policy sees it. Nothing enters by a connection that is broken off.
+    fn enter(&mut self, token: Option<Arc<Token>>, request: &Request<Incoming>) -> Result<(), ProxyError> {
+        let Some(guest) = &self.downstream.guest else { return Ok(()) };
+        let stay = guest.stay(Visit {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            authority: self.asked().map(|asked| asked.value().clone()),
+            token,
+        });
+        let is_late = stay.is_broken_off();
+        self.finish.stay = Some(stay);
+        if is_late { Err(ProxyError::Denied { policy: None }) } else { Ok(()) }
     }
 
     /// What the request's token has proved, if it has one, or why the request is not let in.

@@ -307,7 +307,7 @@ impl Record {
     /// The id of the request; what of it is no UTF-8 is replaced.
     pub fn request_id(&self) -> Option<Cow<'_, str>> {
         let id = self.request_id.as_ref()?.as_bytes();
-        // Nearly always UTF-8, which takes a tenth of what the lossy way takes.
+        // Nearly always UTF-8, for which there is a shorter way than the lossy one.
         Some(str::from_utf8(id).map_or_else(|_| String::from_utf8_lossy(id), Cow::Borrowed))
     }
 
