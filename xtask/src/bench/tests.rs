@@ -20,6 +20,11 @@ fn selections_are_by_peer_by_scenario_or_both() {
         names(&["handshakes"]),
         ["pillion", "envoy", "pillion-2", "envoy-2"].map(|peer| format!("handshakes/{peer}"))
     );
+    assert_eq!(
+        names(&["envoy", "http2", "pillion", "envoy"]),
+        ["http2/envoy", "http2/pillion"],
+        "as named, once"
+    );
     assert!(selection(&["squid".to_owned()]).is_err());
 }
 

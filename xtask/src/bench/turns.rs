@@ -1,8 +1,8 @@
 //! Peers side by side: shows differences of a few per cent on a noisy machine.
 //!
-//! All peers of a scenario run at the same time and take turns of one second of full load. What disturbs the machine
-//! disturbs neighbours in time alike, so the ratio to the first peer in the same turn says more than figures that are
-//! minutes apart. The true median of the ratios is inside the interval in 95 of 100 cases: it ends at the order
+//! All peers of a scenario run at the same time and take turns under load. What disturbs the machine disturbs
+//! neighbours in time alike, so the ratio to the first peer in the same turn says more than figures that are minutes
+//! apart. The true median of the ratios is inside the interval in 95 of 100 cases: it ends at the order
 //! statistics n/2 ± 0.98·√n (the sign test's interval, in its normal approximation).
 
 use std::fmt;
@@ -11,13 +11,50 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::load::{self, Outcome, Protocol};
 use super::peers::{Backend, Kind, Peer, Programs, Running};
 use super::report::{machine, median};
-use super::{SCENARIOS, Scenario, costed, load, peers, per_request};
+use super::{SCENARIOS, Scenario, costed, peers, per_request};
 use crate::process::{complain, say};
 
-/// How long a turn lasts.
-const SECONDS: u32 = 1;
+/// What a turn is under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Load {
+    /// As many requests as go through.
+    Full,
+    /// 2,000 requests per second: the proxy sleeps between them.
+    Fixed,
+}
+
+impl Load {
+    /// How long a turn lasts: at the fixed rate, long enough that opening the connections costs little.
+    const fn seconds(self) -> u32 {
+        match self {
+            Self::Full => 1,
+            Self::Fixed => 2,
+        }
+    }
+
+    fn title(self) -> String {
+        match self {
+            Self::Full => "full load".to_owned(),
+            Self::Fixed => format!("{} req/s", load::RATE),
+        }
+    }
+
+    /// Puts it on the port for a turn.
+    fn run(self, programs: &Programs, protocol: Protocol, port: u16) -> Result<Outcome> {
+        match self {
+            Self::Full => load::full(protocol, port, self.seconds()),
+            Self::Fixed => {
+                let oha = programs.oha.as_ref();
+                let oha =
+                    oha.context("the fixed rate comes from oha: `cargo xtask bench --install` gets it")?;
+                load::fixed(oha, protocol, port, self.seconds())
+            }
+        }
+    }
+}
 
 /// A peer that runs, and what a request has cost in each of its turns, in microseconds of CPU.
 struct Player {
@@ -38,18 +75,21 @@ struct Ratio {
 pub(super) fn run(
     pairs: &[(Scenario, Peer)],
     programs: &Programs,
-    n_turns: u32,
+    (n_turns, load): (u32, Load),
     directory: &Path,
     as_json: bool,
 ) -> Result<()> {
     let mut entries = Vec::new();
     for &scenario in SCENARIOS {
+        if load == Load::Fixed && !scenario.bears_fixed_rate() {
+            continue;
+        }
         let peers = pairs.iter().filter(|(s, peer)| *s == scenario && peer.kind != Kind::Direct);
         let peers: Vec<Peer> = peers.map(|(_, peer)| *peer).collect();
         if peers.is_empty() {
             continue;
         }
-        let players = play(scenario, &peers, programs, n_turns, directory)?;
+        let players = play(scenario, &peers, programs, (n_turns, load), directory)?;
         let first = players.first().map(|first| first.costs.clone()).unwrap_or_default();
         let rows: Vec<_> = players.iter().map(|player| (player, ratio(&player.costs, &first))).collect();
         if as_json {
@@ -57,9 +97,11 @@ pub(super) fn run(
             continue;
         }
         say(&format!(
-            "\n{}\n{}; {n_turns} turns of {SECONDS} s; x = ratio to the first",
+            "\n{}\n{}; {n_turns} turns of {} s at {}; x = ratio to the first",
             scenario.title(),
-            machine()
+            machine(),
+            load.seconds(),
+            load.title(),
         ));
         for (player, ratio) in rows {
             let cost = median(&player.costs).unwrap_or_default();
@@ -68,8 +110,13 @@ pub(super) fn run(
         }
     }
     if as_json {
-        let document =
-            json!({ "machine": machine(), "turns": n_turns, "seconds": SECONDS, "results": entries });
+        let document = json!({
+            "machine": machine(),
+            "turns": n_turns,
+            "load": load.title(),
+            "seconds": load.seconds(),
+            "results": entries,
+        });
         say(&serde_json::to_string_pretty(&document)?);
     }
     Ok(())
@@ -79,7 +126,7 @@ fn play(
     scenario: Scenario,
     peers: &[Peer],
     programs: &Programs,
-    n_turns: u32,
+    (n_turns, load): (u32, Load),
     directory: &Path,
 ) -> Result<Vec<Player>> {
     let directory = peers::fresh(&directory.join("run"))?;
@@ -88,7 +135,7 @@ fn play(
     for &peer in peers {
         let home = peers::fresh(&directory.join(peer.name()))?;
         let running = peers::start(peer, scenario, programs, &backend, &home)?;
-        load::full(scenario.downstream(), running.port, SECONDS)?;
+        load.run(programs, scenario.downstream(), running.port)?;
         players.push(Player { peer, running, costs: Vec::new() });
     }
     for turn in 1..=n_turns {
@@ -99,7 +146,7 @@ fn play(
         for player in after.iter_mut().chain(before) {
             let Player { peer, running, costs } = player;
             let (outcome, cpu) =
-                costed(&running.proxies, || load::full(scenario.downstream(), running.port, SECONDS))?;
+                costed(&running.proxies, || load.run(programs, scenario.downstream(), running.port))?;
             ensure!(outcome.n_failed == 0, "{} failed {} requests", peer.name(), outcome.n_failed);
             costs.push(per_request(cpu, &outcome).with_context(|| format!("{} did nothing", peer.name()))?);
         }
