@@ -47,3 +47,8 @@ pub use shop::Failure;
 pub use sidecar::Sidecar;
 pub use wait::{eventually, within};
 pub use wire::Wire;
+
+/// Whether tests are to show what is promised at its full size, which takes its time: `PILLION_TEST_FULL` is set.
+pub fn is_full_size() -> bool {
+    std::env::var_os("PILLION_TEST_FULL").is_some()
+}

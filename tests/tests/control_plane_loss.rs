@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use pillion_tests::policy::SUBSETS;
 use pillion_tests::wait::PATIENCE;
 use pillion_tests::{
-    Client, ControlPlane, Instance, Load, Mesh, Policy, Relay, Sidecar, address, eventually, within,
+    Client, ControlPlane, Instance, Load, Mesh, Policy, Relay, Sidecar, address, eventually, is_full_size,
+    within,
 };
 use tokio::time::Instant;
 
@@ -15,8 +16,7 @@ const SERVICES: usize = 20;
 
 /// How long the control plane is gone; with `PILLION_TEST_FULL` the half minute of the promise.
 fn outage() -> Duration {
-    let is_full = std::env::var_os("PILLION_TEST_FULL").is_some();
-    Duration::from_secs(if is_full { 30 } else { 3 })
+    Duration::from_secs(if is_full_size() { 30 } else { 3 })
 }
 
 async fn call_all(client: &Client) -> Result<()> {

@@ -3,7 +3,9 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use pillion_tests::{Client, Collector, Instance, Mesh, Metrics, Sidecar, eventually, task, within};
+use pillion_tests::{
+    Client, Collector, Instance, Mesh, Metrics, Sidecar, eventually, is_full_size, task, within,
+};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -233,8 +235,7 @@ async fn answer(reader: &mut (impl AsyncBufReadExt + Unpin)) -> Result<u16> {
 
 /// Sends very many and looks at series and memory, which must not grow by as much as the name of a host takes for each.
 async fn stays_small(sidecar: &Sidecar, host: &'static str, status: u16) -> Result<()> {
-    let (all, growth) =
-        if std::env::var_os("PILLION_TEST_FULL").is_some() { (100_000, 2048) } else { (10_000, 768) };
+    let (all, growth) = if is_full_size() { (100_000, 2048) } else { (10_000, 768) };
     distinct(sidecar, host, (0, WARM_UP), status).await?;
     sidecar.metrics().await?;
     let before = sidecar.process.memory_kib()?;

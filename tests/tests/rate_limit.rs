@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use pillion_tests::dial::Fixed;
 use pillion_tests::policy::{TARGET_PORT, service};
-use pillion_tests::{AccessLog, Client, Instance, Mesh, Reply, Sidecar, address, burst};
+use pillion_tests::{AccessLog, Client, Instance, Mesh, Reply, Sidecar, address, burst, is_full_size};
 
 struct Shop {
     _mesh: Mesh,
@@ -106,7 +106,7 @@ async fn a_limit_holds_for_all_workers_together() -> Result<()> {
 /// With `PILLION_TEST_FULL` a million keys, without a number that can be waited for.
 #[tokio::test]
 async fn many_keys_do_not_take_more_memory_than_they_may() -> Result<()> {
-    let keys: u32 = if std::env::var_os("PILLION_TEST_FULL").is_some() { 1_000_000 } else { 20_000 };
+    let keys: u32 = if is_full_size() { 1_000_000 } else { 20_000 };
     let shop = shop("{requests: 100, per: 15m, key: {header: x-api-key}}").await?;
     let client = shop.sidecar.app_http2();
     let next = AtomicU32::new(0);

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use pillion_tests::{Load, Mesh, Sidecar, eventually, process::Process, within};
+use pillion_tests::{Load, Mesh, Sidecar, eventually, is_full_size, process::Process, within};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
@@ -31,7 +31,7 @@ impl Size {
     /// With `PILLION_TEST_FULL` what was promised: certificates that live for a minute, ten minutes of load, and nobody
     /// who is away is forgotten. That takes the nextest profile `full`, whose tests may last so long.
     fn new() -> Self {
-        if std::env::var_os("PILLION_TEST_FULL").is_some() {
+        if is_full_size() {
             let times = (2 * PHASE, 10 * PHASE);
             Self { rate: 500, flags: (&["--leaf-lifetime", "1m"], &[]), times }
         } else {

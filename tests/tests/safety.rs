@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use pillion_tests::{Client, Instance, Mesh, task};
+use pillion_tests::{Client, Instance, Mesh, is_full_size, task};
 use tokio::task::JoinSet;
 
 const REPLICAS: usize = 3;
@@ -77,7 +77,7 @@ fn known(apps: &[Instance]) -> Result<Known> {
 /// With `PILLION_TEST_FULL` the two hundred thousand of the promise.
 #[tokio::test]
 async fn posts_are_neither_done_twice_nor_lost_while_upstreams_die() -> Result<()> {
-    let count: u64 = if std::env::var_os("PILLION_TEST_FULL").is_some() { 200_000 } else { 10_000 };
+    let count: u64 = if is_full_size() { 200_000 } else { 10_000 };
     let mut mesh = Mesh::new()?;
     let mut apps = Vec::new();
     for _ in 0..REPLICAS {

@@ -1,7 +1,11 @@
 //! Sidecars that speak mutual TLS to each other, without the app or the user doing anything.
 
 use anyhow::{Context, Result, ensure};
+use pillion_tests::wait::PATIENCE;
 use pillion_tests::{Client, Mesh, Sidecar, Wire, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 /// What must never be seen on the wire.
 const MARKER: &str = "plain-text-marker-20817";
@@ -66,6 +70,55 @@ async fn strict_refuses_plain_text_and_permissive_takes_both() -> Result<()> {
     })
     .await?;
     meshed.get("http://app/").send().await?.expect(200)?;
+    Ok(())
+}
+
+/// What an HTTP/2 client sends first: the preface and empty settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// `GET http://app/` on a stream, the first three fields by their numbers in the static table of RFC 7541.
+fn get_on(stream: u8) -> Vec<u8> {
+    let fields = [0x82, 0x86, 0x84, 0x41, 3, b'a', b'p', b'p'];
+    [&[0, 0, 8, 1, 5, 0, 0, 0, stream], &fields[..]].concat()
+}
+
+/// Reads frames up to one of that kind on that stream.
+async fn frame(io: &mut TcpStream, kind: u8, stream: u32) -> Result<()> {
+    let frames = async {
+        loop {
+            let mut head = [0; 9];
+            io.read_exact(&mut head).await?;
+            let [a, b, c, found, _flags, on @ ..] = head;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            io.read_exact(&mut vec![0; usize::try_from(length)?]).await?;
+            if (found, u32::from_be_bytes(on)) == (kind, stream) {
+                return Ok(());
+            }
+        }
+    };
+    timeout(PATIENCE, frames).await.with_context(|| format!("no frame {kind} on stream {stream}"))?
+}
+
+/// At the level of frames: no library's client sends on a connection that it has been told to leave.
+#[tokio::test]
+async fn plain_text_lets_nothing_in_any_more_while_its_connection_ends() -> Result<()> {
+    const HEADERS: u8 = 1;
+    const GOAWAY: u8 = 7;
+    let mut mesh = Mesh::secure(&[])?;
+    let (app, server) = mesh.serve_meshed("app", "v1").await?;
+    let mut io = TcpStream::connect(server.inbound).await?;
+    io.write_all(&[PREFACE, &get_on(1)].concat()).await?;
+    frame(&mut io, HEADERS, 1).await?;
+    let before = app.stats()?.requests();
+    mesh.policy.peer_authentication("STRICT")?;
+    frame(&mut io, GOAWAY, 0).await?;
+    io.write_all(&get_on(3)).await?;
+    frame(&mut io, HEADERS, 3).await?;
+    assert_eq!(app.stats()?.requests(), before, "it has reached the app");
+    let metrics = server.metrics().await?;
+    let counted = |labels: &[(&str, &str)]| metrics.sum("istio_requests_total", labels);
+    assert_eq!(counted(&[("response_code", "403"), ("response_flags", "AUTHZ")]), 1.0);
+    assert_eq!(counted(&[("cluster", "unknown")]), 0.0, "it counts for nobody");
     Ok(())
 }
 
