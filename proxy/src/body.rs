@@ -17,8 +17,10 @@ use tokio::time::Instant;
 use crate::rt::pulse::Pulse;
 
 /// A body of any origin.
+#[derive(Default)]
 pub enum Body {
     /// No body.
+    #[default]
     Empty,
     /// All of it, at hand; taken when read.
     Full(Option<Bytes>),

@@ -27,7 +27,12 @@ use self::entry::{Asked, Entered};
 use crate::{
     authz::Guest,
     body::Body,
-    http::{authz::admits_bytes, downstream::Downstream, exchange::Exchange, serve},
+    http::{
+        authz::admits_bytes,
+        downstream::Downstream,
+        exchange::{Decided, Exchange},
+        serve,
+    },
     net::{detect::Protocol, rewind::Io, socket},
     tcp,
     telemetry::{
@@ -161,23 +166,38 @@ async fn handle(
     downstream: Rc<Downstream>,
     port: u16,
     app: Arc<Upstream>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Body> {
+    let (exchange, decided) = match decide(downstream, port, app, request).await {
+        Ok(begun) => begun,
+        Err(refusal) => return refusal,
+    };
+    // A new policy may be against the request before there is a response.
+    let Some(denied) = exchange.denied() else { return exchange.carry_out(decided).await };
+    tokio::select! {
+        biased;
+        denial = denied => denial,
+        response = exchange.carry_out(decided) => response,
+    }
+}
+
+/// Begins with a request, and prepares it for the application if it is let in.
+async fn decide(
+    downstream: Rc<Downstream>,
+    port: u16,
+    app: Arc<Upstream>,
+    mut request: Request<Incoming>,
+) -> Result<(Exchange, Decided), Response<Body>> {
     downstream.receive(&mut request);
     // Asked anew for each request: a connection may outlive the policy it began under.
     let own = downstream.worker.views.load().workload.clone();
-    let begun = match Exchange::begin(downstream, &mut request) {
-        Ok(exchange) => exchange.admitted(own.as_deref(), &app, &mut request).await,
-        Err(refusal) => Err(refusal),
-    };
-    let begun = match (begun, own.as_ref().and_then(|own| own.limiter(port))) {
-        (Ok(exchange), Some(limiter)) => exchange.limited(limiter, &app, &request),
-        (begun, _) => begun,
-    };
-    match begun {
-        Ok(exchange) => exchange.direct_while_allowed(app, request).await,
-        Err(refusal) => refusal,
+    let exchange = Exchange::begin(downstream, &mut request)?;
+    let mut exchange = exchange.admitted(own.as_deref(), &app, &mut request).await?;
+    if let Some(limiter) = own.as_ref().and_then(|own| own.limiter(port)) {
+        exchange = exchange.limited(limiter, &app, &request)?;
     }
+    let decided = exchange.direct(app, request);
+    Ok((exchange, decided))
 }
 
 /// The address a redirected connection goes on from.
@@ -210,3 +230,6 @@ fn labels(worker: &Worker, port: Option<&WorkloadPort>) -> Labels {
     }
     labels
 }
+
+#[cfg(test)]
+mod tests;

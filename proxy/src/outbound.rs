@@ -21,7 +21,11 @@ use tokio::{net::TcpStream, time::Instant};
 use crate::{
     body::Body,
     error::ProxyError,
-    http::{downstream::Downstream, exchange::Exchange, serve},
+    http::{
+        downstream::Downstream,
+        exchange::{Decided, Exchange},
+        serve,
+    },
     net::{
         detect::{self, Protocol},
         rewind::Io,
@@ -112,24 +116,31 @@ fn endpoint(
     Ok(is_secured.then(|| (Arc::clone(upstream), in_flight)))
 }
 
-async fn handle(outbound: Rc<Outbound>, mut request: Request<Incoming>) -> Response<Body> {
-    let mut exchange = match Exchange::begin(Rc::clone(&outbound.downstream), &mut request) {
-        Ok(exchange) => exchange,
+async fn handle(outbound: Rc<Outbound>, request: Request<Incoming>) -> Response<Body> {
+    let (exchange, decided) = match outbound.decide(request).await {
+        Ok(begun) => begun,
         Err(refusal) => return refusal,
     };
-    let mut held = None;
-    let resolved = outbound.resolve(&exchange, &mut held).await;
-    if let Some(waited) = held {
-        exchange.held(waited);
-    }
-    match resolved {
-        Ok(Target::Described(destination)) => exchange.route(destination, request).await,
-        Ok(Target::Original(upstream)) => exchange.direct(upstream, request).await,
-        Err(error) => exchange.refuse(&error),
-    }
+    exchange.carry_out(decided).await
 }
 
 impl Outbound {
+    /// Begins with a request, and decides what is to be done with it.
+    async fn decide(&self, mut request: Request<Incoming>) -> Result<(Exchange, Decided), Response<Body>> {
+        let mut exchange = Exchange::begin(Rc::clone(&self.downstream), &mut request)?;
+        let mut held = None;
+        let resolved = self.resolve(&exchange, &mut held).await;
+        if let Some(waited) = held {
+            exchange.held(waited);
+        }
+        let decided = match resolved {
+            Ok(Target::Described(destination)) => exchange.route(&destination, request),
+            Ok(Target::Original(upstream)) => exchange.direct(upstream, request),
+            Err(error) => Err(error),
+        };
+        Ok((exchange, decided))
+    }
+
     /// Finds out where a request belongs: by the host it names, then by the address it was meant for; and how long that
     /// took, if it was `held` meanwhile.
     async fn resolve(&self, exchange: &Exchange, held: &mut Option<Duration>) -> Result<Target, ProxyError> {

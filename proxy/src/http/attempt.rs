@@ -6,6 +6,7 @@
 //! that gives up an idle connection and a client that picks it up. All else is for [`super::tries`] to decide.
 
 use std::{
+    future::{poll_fn, ready},
     net::SocketAddr,
     pin::Pin,
     rc::Rc,
@@ -14,9 +15,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::SendStream;
+use futures_util::{FutureExt, future::Either};
+use h2::{
+    SendStream,
+    client::{ResponseFuture, SendRequest},
+};
 use http::{Method, Request, Response, Version};
 use http_body::Body as _;
+use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::{
@@ -170,14 +176,15 @@ pub async fn send(
             Ok(lease) => lease,
             Err(error) => return Err(Failed { error, progress: Progress::Unsent }),
         };
-        let Some(mut request) = outgoing.take() else { break };
-        if let Err(error) = suit(&mut request, http2, is_carried, outgoing.interim()) {
-            return Err(Failed { error, progress: Progress::Unsent });
-        }
-        let may_repeat = may_repeat(&request);
+        let Some(request) = outgoing.take() else { break };
+        let (request, may_repeat) = match suit(request, http2, is_carried, outgoing.interim()) {
+            Ok(suited) => suited,
+            Err(error) => return Err(Failed { error, progress: Progress::Unsent }),
+        };
         let tried = match lease {
             Lease::H1(lease) => {
-                http1(lease, expect::hooked(request, outgoing.interim()), endpoint, limits).await
+                let request = expect::hooked(request, outgoing.interim());
+                http1(lease, request, may_repeat, endpoint, limits).await
             }
             Lease::H2(lease) => self::http2(lease, request, outgoing.interim(), endpoint).await,
         };
@@ -197,113 +204,154 @@ pub async fn send(
     Err(Failed { error, progress })
 }
 
-/// Gives a request the version that this endpoint takes, which may differ from that of the one tried before.
+/// Gives a request the version that this endpoint takes, which may differ from that of the one tried before; says whether
+/// it may be sent twice.
 fn suit(
-    request: &mut Request<Body>,
+    mut request: Request<Body>,
     http2: bool,
     is_carried: bool,
     interim: Option<&Interim>,
-) -> Result<(), ProxyError> {
+) -> Result<(Request<Body>, bool), ProxyError> {
     match (request.version(), http2) {
-        (Version::HTTP_2, false) => head::restore(request),
-        (Version::HTTP_2, true) => Ok(()),
+        (Version::HTTP_2, false) => head::restore(&mut request)?,
+        (Version::HTTP_2, true) => {}
         (_, _) if is_carried => {
             if let Some(interim) = interim {
                 interim.release();
             }
-            head::carry(request)
+            head::carry(&mut request)?;
         }
-        (_, _) => Ok(()),
+        (_, _) => {}
     }
+    let may_repeat = may_repeat(&request);
+    Ok((request, may_repeat))
 }
 
 type Tried = Result<(Response<Body>, Line), Broken>;
 
-async fn http1(
+/// Sends a request on a connection of its own. What waits holds the lease and the way of the answer, not the request.
+#[expect(clippy::result_large_err, reason = "an untouched request comes back as it is")]
+fn http1(
     mut lease: H1Lease,
     request: Request<Body>,
+    may_repeat: bool,
     endpoint: SocketAddr,
     limits: HeadLimits,
-) -> Tried {
-    let is_reused = lease.is_reused();
-    if !may_repeat(&request) {
+) -> impl Future<Output = Tried> {
+    if !may_repeat {
         // It could not be repeated: it must not be written to a connection that has ended.
         lease.look_once_more();
     }
     let Some(sender) = lease.sender() else {
-        return Err(Broken::Untouched(request));
+        return Either::Left(ready(Err(Broken::Untouched(request))));
     };
-    match sender.try_send_request(request).await {
+    let answer = sender.try_send_request(request);
+    Either::Right(answer.map(move |answer| match answer {
         Ok(response) => Ok((response.map(Body::Incoming), Line { lease: Lease::H1(lease), sending: None })),
-        Err(mut error) => {
-            if let Some(unsent) = error.take_message() {
-                lease.close_idle();
-                return Err(Broken::Untouched(unsent));
-            }
-            let error = error.into_error();
-            let explained = explain_h1(&error, endpoint, limits);
-            if matches!(explained, ProxyError::Handshake { .. }) {
-                return Err(Broken::Failed(explained, Progress::Unprocessed));
-            }
-            if is_reused && is_close(&error) {
-                // Its siblings have most likely been closed with it.
-                lease.close_idle();
-                return Err(Broken::Stale(explained, Progress::Sent));
-            }
-            Err(Broken::Failed(explained, Progress::Sent))
-        }
-    }
+        Err(error) => Err(broken_h1(&lease, error, endpoint, limits)),
+    }))
 }
 
-async fn http2(
+fn broken_h1(
+    lease: &H1Lease,
+    mut error: TrySendError<Request<Body>>,
+    endpoint: SocketAddr,
+    limits: HeadLimits,
+) -> Broken {
+    if let Some(unsent) = error.take_message() {
+        lease.close_idle();
+        return Broken::Untouched(unsent);
+    }
+    let error = error.into_error();
+    let explained = explain_h1(&error, endpoint, limits);
+    if matches!(explained, ProxyError::Handshake { .. }) {
+        return Broken::Failed(explained, Progress::Unprocessed);
+    }
+    if lease.is_reused() && is_close(&error) {
+        // Its siblings have most likely been closed with it.
+        lease.close_idle();
+        return Broken::Stale(explained, Progress::Sent);
+    }
+    Broken::Failed(explained, Progress::Sent)
+}
+
+/// Sends a request on a stream.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold twice what it is given")]
+fn http2(
     lease: H2Lease,
     request: Request<Body>,
     interim: Option<&Interim>,
     endpoint: SocketAddr,
-) -> Tried {
-    let Ok(mut sender) = lease.sender().ready().await else {
-        lease.close();
-        return Err(Broken::Untouched(request));
-    };
-    let (parts, body) = request.into_parts();
-    let is_empty = body.is_end_stream();
-    let (mut response, stream) = match sender.send_request(Request::from_parts(parts, ()), is_empty) {
-        Ok(sent) => sent,
-        Err(error) => {
-            lease.close();
-            return Err(broken_h2(&error, endpoint));
+) -> impl Future<Output = Tried> {
+    async move {
+        let begun = match lease.sender().ready().await {
+            Ok(sender) => Stream::begin(sender, request),
+            Err(_ended) => {
+                lease.close();
+                return Err(Broken::Untouched(request));
+            }
+        };
+        let mut stream = match begun {
+            Ok(stream) => stream,
+            Err(error) => {
+                lease.close();
+                return Err(broken_h2(&error, endpoint));
+            }
+        };
+        match poll_fn(|cx| stream.poll_answer(interim, cx)).await {
+            Ok(response) => {
+                let line = Line { lease: Lease::H2(lease), sending: stream.sending };
+                Ok((response.map(Body::Stream), line))
+            }
+            Err(error) => {
+                if error.is_go_away() || error.is_io() {
+                    lease.close();
+                }
+                Err(broken_h2(&error, endpoint))
+            }
         }
-    };
-    let mut sending: Option<Sending> = if is_empty { None } else { Some(Box::pin(pump(body, stream))) };
-    let response = std::future::poll_fn(|cx| {
-        while let Poll::Ready(Some(Ok(said))) = response.poll_informational(cx) {
+    }
+}
+
+/// A request on its stream.
+struct Stream {
+    answer: ResponseFuture,
+    sending: Option<Sending>,
+}
+
+impl Stream {
+    fn begin(mut sender: SendRequest<Bytes>, request: Request<Body>) -> Result<Self, h2::Error> {
+        let (parts, body) = request.into_parts();
+        let is_empty = body.is_end_stream();
+        let (answer, stream) = sender.send_request(Request::from_parts(parts, ()), is_empty)?;
+        let sending: Option<Sending> = if is_empty { None } else { Some(Box::pin(pump(body, stream))) };
+        Ok(Self { answer, sending })
+    }
+
+    /// Waits for the head of the answer, while the body is sent and interim responses are passed on.
+    fn poll_answer(
+        &mut self,
+        interim: Option<&Interim>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<h2::RecvStream>, h2::Error>> {
+        while let Poll::Ready(Some(Ok(said))) = self.answer.poll_informational(cx) {
             if let Some(interim) = interim {
                 interim.tell(said.status(), said.headers());
             }
         }
-        if let Some(pumping) = &mut sending
+        if let Some(pumping) = &mut self.sending
             && pumping.as_mut().poll(cx).is_ready()
         {
-            sending = None;
+            self.sending = None;
         }
-        Pin::new(&mut response).poll(cx)
-    })
-    .await;
-    match response {
-        Ok(response) => Ok((response.map(Body::Stream), Line { lease: Lease::H2(lease), sending })),
-        Err(error) => {
-            if error.is_go_away() || error.is_io() {
-                lease.close();
-            }
-            Err(broken_h2(&error, endpoint))
-        }
+        Pin::new(&mut self.answer).poll(cx)
     }
 }
 
 /// Moves a request body onto a stream, as fast as the peer's window allows.
 async fn pump(mut body: Body, mut stream: SendStream<Bytes>) {
     loop {
-        let frame = std::future::poll_fn(|cx| {
+        let frame = poll_fn(|cx| {
             // A peer that has had enough resets the stream; the response says why.
             if stream.poll_reset(cx).is_ready() {
                 return Poll::Ready(None);
@@ -343,7 +391,7 @@ async fn send_data(stream: &mut SendStream<Bytes>, mut data: Bytes, last: bool) 
     while !data.is_empty() {
         stream.reserve_capacity(data.len());
         let granted = match stream.capacity() {
-            0 => std::future::poll_fn(|cx| stream.poll_capacity(cx)).await?.ok()?,
+            0 => poll_fn(|cx| stream.poll_capacity(cx)).await?.ok()?,
             granted => granted,
         };
         let piece = data.split_to(granted.min(data.len()));

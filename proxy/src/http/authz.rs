@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pillion_policy::authorization::{self, Asked, Authorization, Token, Verdict};
 
-use super::{exchange::Exchange, tokens};
+use super::{exchange::Exchange, respond, tokens};
 use crate::{
-    authz::{Guest, Stay, Visit},
+    authz::{Guest, Visit},
     body::Body,
     error::ProxyError,
     telemetry::metrics::Metrics,
@@ -79,21 +80,10 @@ impl Exchange {
         Ok(token)
     }
 
-    /// Sends a request to the application, unless a new policy is against it before there is a response.
-    pub async fn direct_while_allowed(
-        self,
-        upstream: Arc<Upstream>,
-        request: Request<Incoming>,
-    ) -> Response<Body> {
-        let Some(broken_off) = self.finish.stay.as_ref().map(Stay::broken_off) else {
-            return self.direct(upstream, request).await;
-        };
-        let grpc = self.finish.grpc;
-        tokio::select! {
-            biased;
-            () = broken_off => super::respond::error(&ProxyError::Denied { policy: None }, grpc),
-            response = self.direct(upstream, request) => response,
-        }
+    /// What the client gets once a new policy is against its request. None where policy cannot be.
+    pub fn denied(&self) -> Option<impl Future<Output = Response<Body>> + use<>> {
+        let (broken_off, grpc) = (self.finish.stay.as_ref()?.broken_off(), self.finish.grpc);
+        Some(broken_off.map(move |()| respond::error(&ProxyError::Denied { policy: None }, grpc)))
     }
 
     fn authorize(

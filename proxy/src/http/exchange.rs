@@ -1,16 +1,19 @@
 //! The walk of a request, top to bottom. The file to read first.
 //!
 //! 1. [`Exchange::begin`] opens the account: time, request id, log line.
-//! 2. The face (outbound or inbound) finds out where the request belongs and calls [`Exchange::route`] with a
-//!    destination, or [`Exchange::direct`] with the one cluster there is.
-//! 3. [`Exchange::decide`] is synchronous: cross-origin rules, the first matching rule, then redirect, respond or
-//!    forward; for the last: edits, rewrites, copies for mirrors, and one cluster by weight.
-//! 4. [`Exchange::forward`] fixes the deadline and has [`super::tries`] pick an endpoint under the cluster's limits, send
-//!    the request, and send it again where that is asked for and does no harm.
+//! 2. The face (outbound or inbound) finds out where the request belongs.
+//! 3. It has [`Exchange::route`] decide by the rules of a destination: cross-origin rules, the first matching rule, then
+//!    redirect, respond or forward; for the last: edits, rewrites, copies for mirrors, and one cluster by weight. Where
+//!    there is one cluster only, [`Exchange::direct`] prepares the request for that. Neither waits for anything.
+//! 4. [`Exchange::carry_out`] does what was decided. To forward, it fixes the deadline and has [`super::tries`] pick an
+//!    endpoint under the cluster's limits, send the request, and send it again where that is asked for and does no harm.
 //! 5. The way back is in [`super::reply`]: the response is edited and its body handed to [`super::finish`], which
 //!    watches it to the end.
 //!
 //! Whatever fails becomes a [`ProxyError`] and is explained by [`Exchange::refuse`]; nothing else says no.
+//!
+//! What is held while a request waits is kept small: every connection keeps a place for it. So what does not wait is no
+//! `async fn`, and an `async fn` is given references: what it takes by value, it holds twice.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -25,9 +28,10 @@ use tokio::time::Instant;
 
 use super::{
     attempt::Reply,
-    cors, deadline,
+    cors,
+    deadline::{self, Deadline},
     downstream::Downstream,
-    expect::{self, Gate, Interim},
+    expect::{self, Gate},
     fault,
     finish::Finish,
     hash::{self, Affinity},
@@ -68,24 +72,32 @@ pub struct Exchange {
 /// What rules without a policy of their own do about failed tries.
 static SAFE: Retry = Retry::SAFE;
 
+/// What is to be done with a request, or why nothing can be.
+pub type Decided = Result<Decision, ProxyError>;
+
 /// What is to be done with a request.
+#[derive(Debug)]
 #[expect(
     clippy::large_enum_variant,
     reason = "forwarding is the rule, and a box would cost it an allocation"
 )]
-enum Decision {
+pub enum Decision {
+    /// The proxy answers by itself.
     Answer(Response<Body>),
+    /// An endpoint is to answer.
     Forward(Plan),
 }
 
 /// A request on its way out, and what awaits its response.
-struct Plan {
+#[derive(Debug)]
+pub struct Plan {
     upstream: Arc<Upstream>,
-    request: Request<Body>,
+    outgoing: Outgoing,
+    idempotent: bool,
     http2: bool,
     affinity: Affinity,
+    deadline: Option<Deadline>,
     gate: Option<Arc<Gate>>,
-    interim: Option<Interim>,
     upgrade: Option<OnUpgrade>,
     after: After,
 }
@@ -181,42 +193,9 @@ impl Exchange {
         }
     }
 
-    /// Handles a request by the rules of a destination.
-    pub async fn route(
-        mut self,
-        destination: Arc<Destination>,
-        request: Request<Incoming>,
-    ) -> Response<Body> {
+    /// Decides by the rules of a destination.
+    pub fn route(&mut self, destination: &Arc<Destination>, request: Request<Incoming>) -> Decided {
         self.finish.stats = Some(Arc::clone(destination.requests()));
-        let decided = self.decide(&destination, request);
-        if let Some(delay) = self.delay {
-            self.finish.decided(Done::FaultDelay(delay));
-            self.finish.flag = Flag::Di;
-            tokio::time::sleep(delay).await;
-        }
-        match decided {
-            Ok(Decision::Answer(response)) => self.answer(response),
-            Ok(Decision::Forward(plan)) => self.forward(plan).await,
-            Err(error) => self.refuse(&error),
-        }
-    }
-
-    /// Sends a request to a cluster as it is: to the application beside the proxy, or to where it was meant for.
-    pub async fn direct(mut self, upstream: Arc<Upstream>, request: Request<Incoming>) -> Response<Body> {
-        self.finish.stats = Some(Arc::clone(upstream.requests()));
-        let mut request = request.map(|body| self.body(body));
-        let authority = self.authority(None);
-        match self.prepare(&mut request, upstream, After::default(), &authority) {
-            Ok(plan) => self.forward(plan(request)).await,
-            Err(error) => self.refuse(&error),
-        }
-    }
-
-    fn decide(
-        &mut self,
-        destination: &Arc<Destination>,
-        request: Request<Incoming>,
-    ) -> Result<Decision, ProxyError> {
         let head = head::view(&request, self.asked.as_ref());
         let Some(found) = route::find(destination, &head) else {
             return Err(ProxyError::NoRoute(destination.policy().name().to_string().into()));
@@ -251,6 +230,15 @@ impl Exchange {
                 self.plan(destination, &found, forward, request, origin).map(Decision::Forward)
             }
         }
+    }
+
+    /// Decides for a cluster as it is: the application beside the proxy, or where the request was meant for.
+    pub fn direct(&mut self, upstream: Arc<Upstream>, request: Request<Incoming>) -> Decided {
+        self.finish.stats = Some(Arc::clone(upstream.requests()));
+        let mut request = request.map(|body| self.body(body));
+        let authority = self.authority(None);
+        let plan = self.prepare(&mut request, upstream, After::default(), &authority)?;
+        Ok(Decision::Forward(plan(request)))
     }
 
     /// The body of the request, watched as it comes.
@@ -362,52 +350,78 @@ impl Exchange {
         head::set_version(request, http2, authority)?;
         let upgrade = upgrades.then(|| hyper::upgrade::on(&mut *request));
         let line = self.downstream.line.clone().filter(|_| self.version == Version::HTTP_11);
+        let may_become_http2 = http2 || self.downstream.worker.wallet.is_configured();
+        let (start, grpc) = (self.finish.start, self.finish.grpc);
         Ok(move |mut request: Request<Body>| {
             let (gate, interim) = expect::await_interim(&mut request, line, http2);
-            Plan { upstream, request, http2, affinity, gate, interim, upgrade, after }
+            let rule = after.route().map(|(route, _)| route);
+            let deadline =
+                deadline::fix(start, rule.and_then(|route| route.timeout), grpc, request.headers());
+            let idempotent = retry::is_idempotent(request.method(), request.headers());
+            let is_single = gate.is_some() || upgrade.is_some();
+            let is_asked = rule.is_some_and(|route| route.resilience.retry.is_some());
+            let mut outgoing =
+                if !is_single && (is_asked || may_become_http2 || request.body().is_end_stream()) {
+                    Outgoing::repeatable(request)
+                } else {
+                    Outgoing::once(request)
+                };
+            outgoing.tell_interim(interim);
+            Plan { upstream, outgoing, idempotent, http2, affinity, deadline, gate, upgrade, after }
         })
     }
 
-    /// Tries endpoints, within the time the rule gives.
-    async fn forward(mut self, plan: Plan) -> Response<Body> {
-        let Plan { upstream, mut request, http2, affinity, gate, interim, upgrade, after } = plan;
-        let rule = after.route().map(|(route, _)| route);
-        let timeout = rule.and_then(|route| route.timeout);
-        let deadline = deadline::fix(self.finish.start, timeout, self.finish.grpc, request.headers());
-        if let Some(deadline) = deadline {
-            deadline::forward(deadline, Instant::now(), request.headers_mut());
+    /// Answers as was decided, or tries endpoints within the time the rule gives.
+    #[expect(clippy::manual_async_fn, reason = "an async fn would hold twice what it is given")]
+    pub fn carry_out(mut self, mut decided: Decided) -> impl Future<Output = Response<Body>> {
+        async move {
+            if let Some(delay) = self.delay {
+                self.finish.decided(Done::FaultDelay(delay));
+                self.finish.flag = Flag::Di;
+                tokio::time::sleep(delay).await;
+            }
+            let plan = match &mut decided {
+                Ok(Decision::Forward(plan)) => plan,
+                Ok(Decision::Answer(response)) => return self.answer(std::mem::take(response)),
+                Err(error) => return self.refuse(error),
+            };
+            let tries = Tries {
+                upstream: &plan.upstream,
+                breaker: plan.after.live().and_then(|live| live.breaker.as_ref()),
+                policy: plan
+                    .after
+                    .route()
+                    .and_then(|(rule, _)| rule.resilience.retry.as_ref())
+                    .unwrap_or(&SAFE),
+                http2: plan.http2,
+                hash: plan.affinity.hash,
+                idempotent: plan.idempotent,
+                deadline: plan.deadline,
+            };
+            if let (Some(deadline), Some(headers)) = (plan.deadline, plan.outgoing.headers_mut()) {
+                deadline::forward(deadline, Instant::now(), headers);
+            }
+            let tried = tries.run(&self.downstream.worker, &mut plan.outgoing, &mut self.finish).await;
+            self.arrive(plan, tried)
         }
-        let asked = rule.and_then(|route| route.resilience.retry.as_ref());
-        let tries = Tries {
-            upstream: &upstream,
-            breaker: after.live().and_then(|live| live.breaker.as_ref()),
-            policy: asked.unwrap_or(&SAFE),
-            http2,
-            hash: affinity.hash,
-            idempotent: retry::is_idempotent(request.method(), request.headers()),
-            deadline,
-        };
-        let is_single = gate.is_some() || upgrade.is_some();
-        let http2 = http2 || self.downstream.worker.wallet.is_configured();
-        let mut outgoing = if !is_single && (asked.is_some() || http2 || request.body().is_end_stream()) {
-            Outgoing::repeatable(request)
-        } else {
-            Outgoing::once(request)
-        };
-        outgoing.tell_interim(interim);
-        let worker = Rc::clone(&self.downstream.worker);
-        let tried = tries.run(&worker, &mut outgoing, &mut self.finish).await;
+    }
+
+    /// The way back of what the tries have brought.
+    fn arrive(mut self, plan: &mut Plan, tried: Result<Reply, ProxyError>) -> Response<Body> {
+        let Plan { upstream, affinity, deadline, gate, upgrade, after, .. } = plan;
         // A response means that the request is judged: a body still held back is not wanted.
-        if let Some(gate) = &gate {
+        if let Some(gate) = gate {
             gate.answer();
         }
-        self.finish.gate = gate;
+        self.finish.gate = gate.take();
         match tried {
             Ok(Reply { response, hold }) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                self.switch(response, hold, upgrade, &after)
+                self.switch(response, hold, upgrade.take(), after)
             }
-            Ok(Reply { response, hold }) => self.pass_on(response, hold, &after, affinity.cookie, deadline),
-            Err(error) => self.give_up(&error, &upstream, &after),
+            Ok(Reply { response, hold }) => {
+                self.pass_on(response, hold, after, affinity.cookie.take(), *deadline)
+            }
+            Err(error) => self.give_up(&error, upstream, after),
         }
     }
 

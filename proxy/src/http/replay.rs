@@ -25,13 +25,22 @@ pub const MAX_REPLAY: usize = 64 << 10;
 /// A request on its way out.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Untouched, as long as no try has taken it.
-    ready: Option<Request<Body>>,
-    spare: Option<Spare>,
+    stock: Stock,
     /// Whether the latest try has taken it.
     is_taken: bool,
     /// Not in the head, whose copies would copy it.
     interim: Option<Interim>,
+}
+
+/// What there is for the next try.
+#[derive(Debug)]
+enum Stock {
+    /// The request itself, which no try has taken or which has come back untouched.
+    Ready(Request<Body>),
+    /// A request made anew.
+    Spare(Spare),
+    /// There is no other try.
+    Gone,
 }
 
 /// What a request is made from again.
@@ -68,7 +77,7 @@ struct Replay {
 impl Outgoing {
     /// A request that is sent once, unless it comes back untouched.
     pub fn once(request: Request<Body>) -> Self {
-        Self { ready: Some(request), spare: None, is_taken: false, interim: None }
+        Self { stock: Stock::Ready(request), is_taken: false, interim: None }
     }
 
     /// A request that is kept for further tries, if its body allows that.
@@ -89,7 +98,7 @@ impl Outgoing {
                 latest: 0,
             }))
         });
-        Self { ready: None, spare: Some(Spare { head, body }), is_taken: false, interim: None }
+        Self { stock: Stock::Spare(Spare { head, body }), is_taken: false, interim: None }
     }
 
     /// Says where interim responses to each try go.
@@ -105,15 +114,21 @@ impl Outgoing {
     /// The request for the next try; `None` when it cannot be sent again.
     pub fn take(&mut self) -> Option<Request<Body>> {
         self.is_taken = true;
-        self.ready.take().or_else(|| self.spare.as_ref()?.again())
+        if let Stock::Spare(spare) = &self.stock {
+            return spare.again();
+        }
+        match std::mem::replace(&mut self.stock, Stock::Gone) {
+            Stock::Ready(request) => Some(request),
+            Stock::Spare(_) | Stock::Gone => None,
+        }
     }
 
     /// Takes back a request of which nothing was sent. One that can be made again is: what its head is told for the
     /// next try must hold for all that are made after it.
     pub fn put_back(&mut self, request: Request<Body>) {
         self.is_taken = false;
-        if self.spare.is_none() {
-            self.ready = Some(request);
+        if !matches!(self.stock, Stock::Spare(_)) {
+            self.stock = Stock::Ready(request);
         }
     }
 
@@ -129,38 +144,39 @@ impl Outgoing {
 
     /// Whether it wants to change the protocol of its connection, which takes one of its own.
     pub fn changes_protocol(&self) -> bool {
-        let headers = match (&self.ready, &self.spare) {
-            (Some(request), _) => request.headers(),
-            (None, Some(spare)) => &spare.head.headers,
-            (None, None) => return false,
+        let headers = match &self.stock {
+            Stock::Ready(request) => request.headers(),
+            Stock::Spare(spare) => &spare.head.headers,
+            Stock::Gone => return false,
         };
         headers.contains_key(UPGRADE)
     }
 
     /// Whether there can be another try.
     pub fn is_repeatable(&self) -> bool {
-        self.ready.is_some()
-            || self
-                .spare
-                .as_ref()
-                .is_some_and(|spare| spare.body.as_ref().is_none_or(|kept| !kept.borrow().is_over))
+        match &self.stock {
+            Stock::Ready(_) => true,
+            Stock::Spare(spare) => spare.body.as_ref().is_none_or(|kept| !kept.borrow().is_over),
+            Stock::Gone => false,
+        }
     }
 
     /// Whether all of the body has been read, so that what was kept is the whole request.
     pub fn is_complete(&self) -> bool {
-        self.spare
-            .as_ref()
-            .is_some_and(|spare| spare.body.as_ref().is_none_or(|kept| kept.borrow().is_complete))
+        self.spare().is_some_and(|spare| spare.body.as_ref().is_none_or(|kept| kept.borrow().is_complete))
     }
 
     /// Whether there is no body to be lost.
     pub fn is_bodyless(&self) -> bool {
-        self.spare.as_ref().is_some_and(|spare| spare.body.is_none())
+        self.spare().is_some_and(|spare| spare.body.is_none())
     }
 
     /// There will be no further try: nothing more is kept of the body.
     pub fn settle(&mut self) {
-        let Some(kept) = self.spare.take().and_then(|spare| spare.body) else { return };
+        let Stock::Spare(spare) = &mut self.stock else { return };
+        let kept = spare.body.take();
+        self.stock = Stock::Gone;
+        let Some(kept) = kept else { return };
         let mut kept = kept.borrow_mut();
         kept.is_over = true;
         if kept.latest <= 1 {
@@ -171,10 +187,17 @@ impl Outgoing {
 
     /// The head of the next try, where it is at hand.
     pub fn headers_mut(&mut self) -> Option<&mut HeaderMap> {
-        match (&mut self.ready, &mut self.spare) {
-            (Some(request), _) => Some(request.headers_mut()),
-            (None, Some(spare)) => Some(&mut spare.head.headers),
-            (None, None) => None,
+        match &mut self.stock {
+            Stock::Ready(request) => Some(request.headers_mut()),
+            Stock::Spare(spare) => Some(&mut spare.head.headers),
+            Stock::Gone => None,
+        }
+    }
+
+    fn spare(&self) -> Option<&Spare> {
+        match &self.stock {
+            Stock::Spare(spare) => Some(spare),
+            Stock::Ready(_) | Stock::Gone => None,
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What happens to the response: which rule and backend it belongs to.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct After {
     pub(super) destination: Option<(Arc<Destination>, usize, usize)>,
     pub(super) origin: Option<HeaderValue>,

@@ -164,11 +164,7 @@ impl Tries<'_> {
         self.upstream.budget().note_request(now);
         loop {
             let tried = Tried { ids: &ids, is_gone };
-            let admission = worker.with_rng(|rng| Admission::ask(self, tried, now, rng));
-            let mut admission = match admission {
-                Ok(admission) => admission,
-                Err(error) => return Err(error),
-            };
+            let mut admission = worker.with_rng(|rng| Admission::ask(self, tried, now, rng))?;
             let endpoint = admission.live().address();
             let began = now.saturating_duration_since(finish.start);
             finish.note(|record| record.attempt(endpoint, began));

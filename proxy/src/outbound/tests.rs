@@ -38,7 +38,7 @@ use crate::{
 const CONNECTION: usize = 4096;
 
 /// Bytes of the future of a request, which hyper keeps a place for on every HTTP/1 connection.
-const REQUEST: usize = 7168;
+const REQUEST: usize = 3072;
 
 fn worker() -> Rc<Worker> {
     worker_with(Views::new(Instant::now()).into(), Arc::default())
