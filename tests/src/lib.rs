@@ -12,6 +12,7 @@ pub mod client;
 pub mod collector;
 pub mod control_plane;
 pub mod dial;
+pub mod frames;
 pub mod guarded;
 pub mod issuer;
 pub mod keys;

@@ -12,11 +12,8 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+use crate::frames::{self, Frame, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, send};
+
 const ACK: u8 = 1;
 const END_STREAM_AND_HEADERS: u8 = 5;
 /// `:status: 200`, by its number in the static table of RFC 7541.
@@ -54,12 +51,7 @@ async fn connection(mut io: TcpStream, refusal: Refusal, times: u64, seen: &Atom
     io.read_exact(&mut preface).await?;
     send(&mut io, SETTINGS, 0, 0, &[]).await?;
     loop {
-        let mut head = [0; 9];
-        io.read_exact(&mut head).await?;
-        let [a, b, c, kind, flags, stream @ ..] = head;
-        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(0)];
-        io.read_exact(&mut payload).await?;
-        let stream = u32::from_be_bytes(stream);
+        let Frame { kind, flags, stream, payload } = frames::receive(&mut io).await?;
         match kind {
             SETTINGS | PING if flags & ACK == 0 => {
                 let echo = if kind == PING { payload.as_slice() } else { &[] };
@@ -78,12 +70,4 @@ async fn connection(mut io: TcpStream, refusal: Refusal, times: u64, seen: &Atom
             _ => {}
         }
     }
-}
-
-async fn send(io: &mut TcpStream, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> io::Result<()> {
-    let [_, a, b, c] = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let [s, t, u, v] = stream.to_be_bytes();
-    let mut frame = vec![a, b, c, kind, flags, s, t, u, v];
-    frame.extend_from_slice(payload);
-    io.write_all(&frame).await
 }

@@ -1,9 +1,10 @@
 //! Sidecars that speak mutual TLS to each other, without the app or the user doing anything.
 
 use anyhow::{Context, Result, ensure};
+use pillion_tests::frames::{self, GOAWAY, HEADERS, SETTINGS};
 use pillion_tests::wait::PATIENCE;
 use pillion_tests::{Client, Mesh, Sidecar, Wire, eventually};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -73,46 +74,43 @@ async fn strict_refuses_plain_text_and_permissive_takes_both() -> Result<()> {
     Ok(())
 }
 
-/// What an HTTP/2 client sends first: the preface and empty settings.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// What an HTTP/2 client sends before its first frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// `GET http://app/` on a stream, the first three fields by their numbers in the static table of RFC 7541.
-fn get_on(stream: u8) -> Vec<u8> {
+/// Sends `GET http://app/` on a stream, the first three fields by their numbers in the static table of RFC 7541.
+async fn get_on(io: &mut TcpStream, stream: u32) -> Result<()> {
+    const END_STREAM_AND_HEADERS: u8 = 5;
     let fields = [0x82, 0x86, 0x84, 0x41, 3, b'a', b'p', b'p'];
-    [&[0, 0, 8, 1, 5, 0, 0, 0, stream], &fields[..]].concat()
+    Ok(frames::send(io, HEADERS, END_STREAM_AND_HEADERS, stream, &fields).await?)
 }
 
 /// Reads frames up to one of that kind on that stream.
 async fn frame(io: &mut TcpStream, kind: u8, stream: u32) -> Result<()> {
-    let frames = async {
+    let wanted = async {
         loop {
-            let mut head = [0; 9];
-            io.read_exact(&mut head).await?;
-            let [a, b, c, found, _flags, on @ ..] = head;
-            let length = u32::from_be_bytes([0, a, b, c]);
-            io.read_exact(&mut vec![0; usize::try_from(length)?]).await?;
-            if (found, u32::from_be_bytes(on)) == (kind, stream) {
+            let frame = frames::receive(io).await?;
+            if (frame.kind, frame.stream) == (kind, stream) {
                 return Ok(());
             }
         }
     };
-    timeout(PATIENCE, frames).await.with_context(|| format!("no frame {kind} on stream {stream}"))?
+    timeout(PATIENCE, wanted).await.with_context(|| format!("no frame {kind} on stream {stream}"))?
 }
 
 /// At the level of frames: no library's client sends on a connection that it has been told to leave.
 #[tokio::test]
 async fn plain_text_lets_nothing_in_any_more_while_its_connection_ends() -> Result<()> {
-    const HEADERS: u8 = 1;
-    const GOAWAY: u8 = 7;
     let mut mesh = Mesh::secure(&[])?;
     let (app, server) = mesh.serve_meshed("app", "v1").await?;
     let mut io = TcpStream::connect(server.inbound).await?;
-    io.write_all(&[PREFACE, &get_on(1)].concat()).await?;
+    io.write_all(PREFACE).await?;
+    frames::send(&mut io, SETTINGS, 0, 0, &[]).await?;
+    get_on(&mut io, 1).await?;
     frame(&mut io, HEADERS, 1).await?;
     let before = app.stats()?.requests();
     mesh.policy.peer_authentication("STRICT")?;
     frame(&mut io, GOAWAY, 0).await?;
-    io.write_all(&get_on(3)).await?;
+    get_on(&mut io, 3).await?;
     frame(&mut io, HEADERS, 3).await?;
     assert_eq!(app.stats()?.requests(), before, "it has reached the app");
     let metrics = server.metrics().await?;

@@ -81,12 +81,13 @@ pub(super) fn run(
 ) -> Result<()> {
     let mut entries = Vec::new();
     for &scenario in SCENARIOS {
-        if load == Load::Fixed && !scenario.bears_fixed_rate() {
-            continue;
-        }
         let peers = pairs.iter().filter(|(s, peer)| *s == scenario && peer.kind != Kind::Direct);
         let peers: Vec<Peer> = peers.map(|(_, peer)| *peer).collect();
         if peers.is_empty() {
+            continue;
+        }
+        if load == Load::Fixed && !scenario.bears_fixed_rate() {
+            complain(&format!("{} are left out: a core cannot do so many", scenario.name()));
             continue;
         }
         let players = play(scenario, &peers, programs, (n_turns, load), directory)?;
